@@ -1,0 +1,112 @@
+"""Everything that evalkit raises on purpose. Each message says what came, what is allowed and what to do.
+
+    EvalkitError
+    ├── CatalogError            a recipe, manifest or suite file is wrong
+    │   └── UnknownName         no such encoder, family, recipe, suite, dataset, runner: the nearest names are given
+    ├── CheckpointError         a weights file cannot be used
+    │   ├── UnsafeFile          it would need code to run, or it lies about its size
+    │   ├── KeyMismatch         keys missing, unexpected or mis-shaped
+    │   └── DigestMismatch      the file is not the one that the manifest names
+    ├── DatasetError            files on disk are not what the layout says
+    │   ├── MissingFiles        all the missing ones, with the expected layout
+    │   └── BrokenImage         one image that cannot be decoded
+    ├── FeatureError            features cannot be computed (not finite, wrong shape)
+    │   └── StoreError          the feature store cannot be read or written
+    ├── ProtocolError           a protocol cannot be run on these data (k larger than the bank, an empty split)
+    ├── Unsupported             the encoder lacks what a recipe needs; the table shows n/a and this reason
+    │   └── NoProjection        the checkpoint has no pretraining head
+    ├── RecordError             a record cannot be read, or is not comparable
+    ├── PretrainError           a training run cannot start, or stopped (loss not finite)
+    ├── UsageError              an option that cannot be: the message names it
+    └── ExtraMissing            an optional dependency is not installed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EvalkitError(Exception):
+    """The root of the tree: what the command line prints in one line, without a traceback."""
+
+
+class CatalogError(EvalkitError):
+    """A recipe, manifest or suite file is wrong; the message names file, key and what is allowed."""
+
+
+class UnknownName(CatalogError):
+    """A name that the catalog does not hold."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names) or 'none'}."
+        super().__init__(f"there is no {kind} named {name!r}. {hint}")
+
+
+class CheckpointError(EvalkitError):
+    """A weights file cannot be used."""
+
+
+class UnsafeFile(CheckpointError):
+    """The file would need code of its own to run, or is damaged or built to exhaust the machine."""
+
+
+class KeyMismatch(CheckpointError):
+    """The keys of the file and of the architecture do not agree; the message lists them."""
+
+
+class DigestMismatch(CheckpointError):
+    """The sha256 of the file is not the one that the manifest names; the message has both."""
+
+
+class DatasetError(EvalkitError):
+    """Files on disk are not what the dataset's layout says."""
+
+
+class MissingFiles(DatasetError):
+    """Files that the layout asks for are absent; the message lists all of them and the expected layout."""
+
+
+class BrokenImage(DatasetError):
+    """One image cannot be decoded; the message names it."""
+
+
+class FeatureError(EvalkitError):
+    """Features cannot be computed, or are not finite."""
+
+
+class StoreError(FeatureError):
+    """The feature store cannot be read or written."""
+
+
+class ProtocolError(EvalkitError):
+    """A protocol cannot be run on these data."""
+
+
+class Unsupported(EvalkitError):
+    """The encoder lacks what a recipe needs. The cell becomes n/a with this message, never an invented value."""
+
+
+class NoProjection(Unsupported):
+    """The checkpoint holds no pretraining head."""
+
+
+class RecordError(EvalkitError):
+    """A record cannot be read, or cannot stand beside another."""
+
+
+class PretrainError(EvalkitError):
+    """A training run cannot start, or had to stop."""
+
+
+class UsageError(EvalkitError):
+    """An argument that cannot be; the message says which values can."""
+
+
+class ExtraMissing(EvalkitError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the extra '{extra}': pip install 'ssl-evalkit[{extra}]'")

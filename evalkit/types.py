@@ -1,0 +1,440 @@
+"""The words of the house as frozen records and small contracts: shapes, units and ranges are stated here, once.
+
+Nothing heavy is imported at run time, so that `evalkit --help` stays fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor
+
+Box = tuple[float, float, float, float]
+"""(x0, y0, x1, y1) in pixels, origin top left, x1 and y1 exclusive; parts outside the image are black."""
+
+Need = Literal["cls", "patches", "blocks", "projection", "attention"]
+"""What a recipe can ask of an encoder."""
+
+Part = Literal["cls", "mean", "patches"]
+"""A representation: class token (N, D); mean of the patch tokens (N, D); all patch tokens (N, h, w, D)."""
+
+Interpolation = Literal["bicubic", "bilinear"]
+Precision = Literal["auto", "fp32", "bf16"]
+Role = Literal["train", "test"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+# ---------------------------------------------------------------- encoders
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What one block of an encoder says of a batch.
+
+    cls: (B, D) float, or None where the network has no class token.
+    patches: (B, h, w, D) float, rows from top to bottom. Register and mask tokens never appear here.
+    """
+
+    cls: Tensor | None
+    patches: Tensor
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How the encoder's authors feed it. size: side in pixels. mean, std: per channel, of pixels in [0, 1]."""
+
+    size: int = 224
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What is known of a loaded encoder.
+
+    dim, depth, heads: width, number of blocks, attention heads. patch: side of a patch in pixels.
+    grid: (h, w) patches at the native size. network: which of the file's networks was taken
+    ("teacher", "momentum", "backbone", "untrained" ...). digest: sha256 of the weights file, "" where
+    there is none. seed: of an untrained encoder. offers: the needs it can meet. audit: what loading did with each key.
+    """
+
+    id: str
+    family: str
+    arch: str
+    dim: int
+    depth: int
+    heads: int
+    patch: int
+    grid: tuple[int, int]
+    preprocessing: Preprocessing
+    network: str
+    digest: str
+    adapter_version: int
+    offers: frozenset[Need]
+    seed: int | None = None
+    parameters: int = 0
+    audit: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Encoder(Protocol):
+    """A frozen network: normalised images in, `Tokens` out."""
+
+    @property
+    def spec(self) -> EncoderSpec: ...
+
+    def to(self, device: torch.device) -> Encoder: ...
+
+    def encode(
+        self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool | Sequence[bool] = True
+    ) -> tuple[Tokens, ...]:
+        """One `Tokens` per block asked for, in the order asked for.
+
+        images: (B, 3, H, W) float, already normalised, H and W multiples of the patch; other sizes than the native
+        one resize the position embedding as the family's own code does.
+        blocks: 0-based from the input, negative from the output. norm: apply the final norm (one flag, or one per block).
+        Raises FeatureError where a block does not exist or the size is no multiple of the patch.
+        """
+        ...
+
+    def project(self, tokens: Tokens, at: Literal["output", "bottleneck"] = "output") -> Tensor:
+        """(B, D') output of the pretraining head. Raises NoProjection where the file holds none."""
+        ...
+
+    def attention(self, images: Tensor, queries: Sequence[str | int] = ("cls",)) -> Tensor:
+        """(B, heads, Q, N) rows of the last block's attention, each summing to 1; N counts every token, class token
+        first. queries: "cls" or the flat index of a patch. Raises Unsupported where there is no attention."""
+        ...
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`model_zoo/<id>.toml`: one checkpoint.
+
+    family: an adapter. arch: one of that adapter's names. file: a path beside the manifest, or a name in the cache when
+    `url` is given. network: which network to take, "" for the family's default. seed: of an untrained control.
+    published: rows of reports/published that belong to it.
+    """
+
+    id: str
+    family: str
+    arch: str
+    title: str = ""
+    file: str = ""
+    url: str = ""
+    sha256: str = ""
+    network: str = ""
+    licence: str = ""
+    origin: str = ""
+    paper: str = ""
+    notes: str = ""
+    shipped: bool = False
+    control: bool = False
+    seed: int | None = None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    published: tuple[Mapping[str, Any], ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+# ---------------------------------------------------------------- data
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled image, or one labelled region of an image.
+
+    id: unique within the split, the same on every machine. group: the image (or clip) that it comes from: the unit of
+    decoding and of the bootstrap. label: 0-based class, -1 where there is none. box: the region, None for the whole image.
+    """
+
+    id: str
+    group: str
+    label: int
+    box: Box | None = None
+
+
+class Dataset(Protocol):
+    """A reader of one official on-disk layout; a sequence of samples, consecutive where they share a group.
+
+    It can be pickled (workers get a copy) and opens no image before `image` is called.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names by label."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """sha256 over what decides the content: ids, labels, boxes and the bytes of the images (how: `describe`)."""
+        ...
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+    def image(self, group: str) -> Image:
+        """The decoded image of a group: mode RGB, upright by its EXIF orientation. Raises BrokenImage."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Plain facts for the record: root, counts, classes, how the digest was made."""
+        ...
+
+
+@dataclass(frozen=True)
+class View:
+    """How an image becomes a square input: fixed by recipe and manifest together, part of every feature key.
+
+    size: side in pixels. resize: length of the short side before the centre crop (fit "crop"); with fit "squash"
+    both sides go to `size` and `resize` is ignored. Pixels in [0, 1] are normalised by mean and std after resizing.
+    """
+
+    size: int
+    resize: int
+    fit: Literal["crop", "squash"] = "crop"
+    interpolation: Interpolation = "bicubic"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random views for online training: RandomResizedCrop(size, scale, ratio) and a horizontal flip.
+
+    Defaults are torchvision's, as DINO's eval_linear.py uses them (facebookresearch/dino 7c446df).
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+class Features(Protocol):
+    """Stored features of one split, in sample order; skipped samples are absent from every column."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64."""
+        ...
+
+    @property
+    def groups(self) -> Tensor:
+        """(N,) int64: samples with the same number come from the same image."""
+        ...
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+    @property
+    def skipped(self) -> Sequence[str]:
+        """Ids of the samples that could not be decoded (only with --skip-broken)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def get(self, part: Part, block: int = -1) -> Tensor:
+        """One representation in memory: (N, D), or (N, h, w, D) for "patches"; as stored, not L2-normalised."""
+        ...
+
+    def batches(self, part: Part, block: int = -1, size: int = 1024) -> Iterator[Tensor]:
+        """The same rows in pieces of at most `size`, from mapped shards."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One augmented batch: images (B, 3, S, S) float32 normalised on the job's device; labels (B,) int64."""
+
+    images: Tensor
+    labels: Tensor
+    epoch: int
+    last_of_epoch: bool
+
+
+# ---------------------------------------------------------------- results
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """A name, a value, the sample count behind it and its 95 % confidence interval.
+
+    value, low, high: in `unit` ("fraction" in [0, 1] is printed as a percentage). n: units behind the value; 0 means
+    that value is NaN. outcomes: (n,) float32, one per unit, whose mean (or the runner's statistic) is the value.
+    groups: (n,) int64, units with the same number are resampled together. note: "" for a headline score,
+    "best-on-test" and the like for extras that test data helped to choose.
+    """
+
+    name: str
+    value: float
+    n: int
+    low: float
+    high: float
+    unit: str = "fraction"
+    note: str = ""
+    outcomes: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+
+class Checkpoint(Protocol):
+    """State of unfinished training; atomic, keyed by the job."""
+
+    def load(self) -> dict[str, Any] | None: ...
+    def save(self, state: dict[str, Any]) -> None: ...
+    def clear(self) -> None: ...
+
+
+class Job(Protocol):
+    """What a runner is given. It opens no file and knows no model by name."""
+
+    encoder: Encoder
+    config: Any
+    """The runner's own `Config`, resolved from the recipe."""
+    device: torch.device
+    seed: int
+    checkpoint: Checkpoint
+
+    def dataset(self, role: Role) -> Dataset: ...
+
+    def features(
+        self, role: Role, *, blocks: Sequence[int] = (-1,), norm: bool = True, parts: Sequence[Part] = ("cls",)
+    ) -> Features:
+        """Stored features of the train or test split under the recipe's view."""
+        ...
+
+    def stream(
+        self, role: Role, augmentation: Augmentation, *, epochs: int, batch_size: int, first_epoch: int = 0
+    ) -> Iterator[Batch]:
+        """Augmented batches, shuffled; epoch e is the same whichever epoch the stream began with."""
+        ...
+
+    def rng(self, *names: str | int) -> torch.Generator:
+        """A CPU generator seeded by the job's seed and these names; never the global one."""
+        ...
+
+    def track(self, steps: Iterable[Any], what: str, total: int | None = None) -> Iterable[Any]:
+        """The same items, with progress shown."""
+        ...
+
+    def fact(self, name: str, value: Any) -> None:
+        """A plain fact for the record (the chosen rate, how sizes were rounded)."""
+        ...
+
+    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Tensors to lie beside the record (trained heads)."""
+        ...
+
+
+class Progress(Protocol):
+    """Where long work says how far it is."""
+
+    def track(self, steps: Iterable[Any], what: str, total: int | None = None) -> Iterable[Any]: ...
+    def status(self, what: str) -> AbstractContextManager[None]: ...
+
+
+# ---------------------------------------------------------------- catalog
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a protocol comes from: paper and table, and the code that was read."""
+
+    paper: str
+    table: str = ""
+    code: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class DatasetRef:
+    """Which data a recipe uses: the dataset module, its folder under the data root, splits by role, and its options.
+
+    shipped: the data travel with evalkit (`evalkit/_mini` or `EVALKIT` bundle) and need no data root.
+    """
+
+    name: str
+    folder: str
+    train: str = "train"
+    test: str = "test"
+    shipped: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ViewRef:
+    """A recipe's view before an encoder is known. size "encoder": the manifest's own size.
+
+    crop: share of the short side that the centre crop keeps: 0.875 is 256 -> 224.
+    """
+
+    size: int | Literal["encoder"] = "encoder"
+    crop: float = 1.0
+    fit: Literal["crop", "squash"] = "crop"
+    interpolation: Interpolation = "bicubic"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`protocols/<id>.toml`: one published way to get one number.
+
+    headline: the name of the score that stands in tables; best: whether higher or lower is better.
+    published: rows {encoder, score, value, unit, paper, table, note}.
+    """
+
+    id: str
+    version: int
+    title: str
+    runner: str
+    headline: str
+    source: Source
+    dataset: DatasetRef
+    view: ViewRef = field(default_factory=ViewRef)
+    needs: tuple[Need, ...] = ()
+    best: Literal["max", "min"] = "max"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    published: tuple[Mapping[str, Any], ...] = ()
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a suite's table: a recipe and one of its scores ("" for the headline)."""
+
+    recipe: str
+    score: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """`protocols/suites/<id>.toml`: the columns of one table, and the encoders that stand in it by default."""
+
+    id: str
+    title: str
+    columns: tuple[Column, ...]
+    encoders: tuple[str, ...] = ()
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a dataset lies on this machine."""
+
+    dataset: str
+    path: Path
