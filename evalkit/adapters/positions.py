@@ -1,0 +1,37 @@
+"""How each family's own code fits its learned position embedding to another grid.
+
+Every rule takes the patch part of the table, (1, h0, w0, D), and the grid wanted, and returns (1, h, w, D). The rules give
+different numbers for the same table: resizing with the wrong one costs tenths of a point without any error message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+Rule = Callable[[Tensor, tuple[int, int]], Tensor]
+
+
+def _interpolate(table: Tensor, *, antialias: bool = False, **how: object) -> Tensor:
+    rows = table.permute(0, 3, 1, 2).float()
+    out = F.interpolate(rows, mode="bicubic", align_corners=False, antialias=antialias, **how)  # type: ignore[arg-type]
+    return out.permute(0, 2, 3, 1).to(table.dtype)
+
+
+def dino(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Bicubic by scale factors (h + 0.1) / h0, (w + 0.1) / w0: facebookresearch/dino 7c446df, vision_transformer.py:174-195.
+
+    The 0.1 was added against a rounding error; it shifts every sampling point, so it is part of the model.
+    """
+    h0, w0 = table.shape[1:3]
+    return _interpolate(table, scale_factor=((grid[0] + 0.1) / h0, (grid[1] + 0.1) / w0))
+
+
+def timm(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Antialiased bicubic to the size: timm 1.0.31, layers/pos_embed.py `resample_abs_pos_embed`."""
+    return _interpolate(table, antialias=True, size=grid)
+
+
+RULES: dict[str, Rule] = {"dino": dino, "timm": timm}

@@ -1,0 +1,109 @@
+"""Folders of images, one folder per class; ImageNet (wnid folders), CIFAR exports and most private data look so.
+
+    <root>/<split>/<class>/**/*.jpg | png | ...        <root> is a folder or a .zip, which may hold a single top folder
+
+Source: the layout of torchvision.datasets.ImageFolder, with its file suffixes. The licence is that of the images.
+
+Classes are the folders of the split that defines the labels ("train"), sorted by name; a class that only another split
+has is an error, since no label belongs to it. A class without images is an error, as is an image outside every class
+folder: both would change the number without a word. What is called an image is believed until it is decoded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from evalkit.datasets import images
+from evalkit.datasets.files import Tree
+from evalkit.datasets.listing import Listing, Photos
+from evalkit.errors import DatasetError, MissingFiles
+from evalkit.types import Dataset, Sample
+
+ALIASES = {
+    "imagenet": ("imagenet1k", "imagenet-1k", "ImageNet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC"),
+    "imagenet100": ("imagenet-100", "ImageNet100"),
+}
+LAYOUT = "  <root>/<split>/<class>/*.jpg, for example train/cat/001.jpg and test/cat/002.jpg"
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Config:
+    """labels_from: the split whose class folders define the labels; "train" as in torchvision's use of the layout."""
+
+    labels_from: str = "train"
+
+
+def open(root: Path, split: str, config: Config) -> Dataset:
+    """The images of one split, sorted by class, then by path; each is its own group, its id the path below the split.
+
+    Raises MissingFiles where the split is absent, DatasetError where class folders are empty, unknown to the split that
+    defines the labels, or missing altogether.
+    """
+    tree = Tree.open(root).rooted((split, config.labels_from))
+    return listing("image_folder", tree, split, config.labels_from)
+
+
+def listing(name: str, tree: Tree, split: str, labels_from: str) -> Listing:
+    """As `open`, for a tree whose top folders are the splits. name: the dataset's, for messages and records."""
+    _require_split(tree, split)
+    _require_split(tree, labels_from)
+    classes = tuple(tree.folders(labels_from))
+    by_class = _by_class(tree, split)
+    strange = sorted(set(by_class) - set(classes))
+    if strange:
+        raise DatasetError(
+            f"{tree}: the split {split!r} has {len(strange)} classes that {labels_from!r} lacks: {', '.join(strange)}"
+        )
+    labels = {folder: label for label, folder in enumerate(classes)}
+    samples = tuple(Sample(path, path, labels[folder]) for folder, paths in by_class.items() for path in paths)
+    return Listing(name, split, classes, samples, Photos(tree.within(split)), {"labels_from": labels_from})
+
+
+def verify(root: Path) -> list[str]:
+    """Problems of every split present: empty classes, classes that the train split lacks, loose images."""
+    tree = Tree.open(root).rooted(SPLITS)
+    splits = [split for split in SPLITS if tree.exists(split)]
+    if not splits:
+        return [_absent(tree, "train")]
+    problems = []
+    for split in splits:
+        try:
+            listing("image_folder", tree, split, splits[0])
+        except DatasetError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _require_split(tree: Tree, split: str) -> None:
+    if not split or not tree.exists(split):
+        raise MissingFiles(_absent(tree, split))
+
+
+def _absent(tree: Tree, split: str) -> str:
+    there = ", ".join(tree.folders()[:20]) or "no folders"
+    return f"{tree} has no split {split!r}; there: {there}.\nExpected:\n{LAYOUT}"
+
+
+def _by_class(tree: Tree, split: str) -> dict[str, list[str]]:
+    """Paths below the split by class folder, both sorted. Raises DatasetError for what would be lost silently."""
+    folders = tree.folders(split)
+    found: dict[str, list[str]] = {folder: [] for folder in folders}
+    loose = []
+    for name in tree.names(images.SUFFIXES, under=split):
+        path = name[len(split) + 1 :]
+        folder, _, rest = path.partition("/")
+        (found[folder] if rest else loose).append(path)
+    if loose:
+        raise DatasetError(
+            f"{tree}: {len(loose):,} images of the split {split!r} lie in no class folder, the first is {loose[0]}; "
+            f"move each into the folder of its class.\nExpected:\n{LAYOUT}"
+        )
+    empty = [folder for folder, paths in found.items() if not paths]
+    if empty:
+        raise DatasetError(
+            f"{tree}: {len(empty)} class folders of the split {split!r} hold no image ({', '.join(images.SUFFIXES)}): "
+            f"{', '.join(empty)}; fill or remove them"
+        )
+    return found

@@ -1,0 +1,101 @@
+"""Bytes of a file to an upright RGB image: the one place where pictures are decoded.
+
+What is done with each kind of file, always the same way:
+
+- EXIF orientation is applied, so that an image stands as a viewer shows it. An orientation that cannot be read counts
+  as none.
+- Grey, grey + alpha, palette, RGBA, CMYK and YCbCr become RGB by Pillow's conversion, as in torchvision's default image
+  loader: an alpha channel is dropped, nothing is composited, the colours stored under transparent pixels stay.
+- 16-bit grey is scaled, round(v / 257), never clipped. Pillow itself brings 16-bit colour down to 8 bit.
+- Integers beyond 16 bit and floats have no stated range and are refused.
+- JPEG is decoded at full size; the decoder's reduced sizes ("draft mode") are inexact and never asked for.
+- Only raster formats that Pillow decodes by itself are tried: a PostScript file named .jpg starts no interpreter.
+"""
+
+from __future__ import annotations
+
+import warnings
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from evalkit.errors import BrokenImage
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""File names that count as images, in lower case: those of torchvision's ImageFolder."""
+
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000")
+"""Pillow's names of the formats that are tried, whatever the file is called."""
+
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """The image that a file's bytes hold: mode RGB, upright, full size, detached from the bytes.
+
+    name: what messages call it. Raises BrokenImage, which names it and the cause: no image, truncated, more pixels than
+    Pillow's limit against decompression bombs, no stated range of values.
+    """
+    try:
+        with _opened(data) as image:
+            image.load()
+            return _rgb(_upright(image))
+    except MemoryError:
+        raise
+    except Exception as cause:  # decoders raise nearly anything on hostile bytes
+        raise BrokenImage(f"{name}: {_reason(cause, data)}") from cause
+
+
+def size(data: bytes, name: str) -> tuple[int, int]:
+    """(width, height) in pixels as stored, before any rotation, from the header alone. Raises BrokenImage."""
+    try:
+        with _opened(data) as image:
+            return image.size
+    except Exception as cause:  # as above
+        raise BrokenImage(f"{name}: {_reason(cause, data)}") from cause
+
+
+def _opened(data: bytes) -> Image.Image:
+    # Pillow only warns between its limit and twice its limit; here both are refused, without a warning.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(BytesIO(data), formats=FORMATS)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, ArithmeticError, Warning):
+        return image
+    return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode in _SIXTEEN_BIT:
+        return Image.fromarray(_eight_bit(np.asarray(image))).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its values are floats, whose range is not stated")
+    if image.mode in ("P", "PA"):  # Pillow warns of some transparent palettes on the direct way; the colours are equal
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bit(values: np.ndarray) -> np.ndarray:
+    """(H, W) integers in [0, 65535] to uint8 in [0, 255], rounded to nearest. Raises ValueError beyond that range."""
+    wide = values.astype(np.int64)
+    if wide.size and (wide.min() < 0 or wide.max() > 65535):
+        raise ValueError("its values do not fit 16 bit, and a wider range is not stated")
+    return ((wide + 128) // 257).astype(np.uint8)
+
+
+def _reason(cause: Exception, data: bytes) -> str:
+    if not data:
+        return "cannot be decoded: the file is empty"
+    if isinstance(cause, Image.UnidentifiedImageError):
+        return f"is no image: it begins with {data[:12]!r}"
+    if isinstance(cause, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return f"has more pixels than the limit of {Image.MAX_IMAGE_PIXELS:,}"
+    return f"cannot be decoded: {cause or type(cause).__name__}"

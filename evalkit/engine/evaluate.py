@@ -1,0 +1,285 @@
+"""From an encoder and recipes to records, in this process.
+
+Everything that can be wrong with the question (names, options, folders, the weights file) is found before the first image
+is decoded. Each recipe's record is written as soon as it is measured; a recipe that fails does not take others with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evalkit import adapters, catalog, datasets, records, runners
+from evalkit.datasets.subset import Subset
+from evalkit.engine.job import FileCheckpoint, LocalJob
+from evalkit.errors import EvalkitError, FeatureError, Unsupported, UsageError
+from evalkit.features.extract import ExtractOptions, resolve_precision
+from evalkit.features.store import FeatureStore, default_root
+from evalkit.features.view import resolve
+from evalkit.progress import RichProgress
+from evalkit.records import Record
+from evalkit.types import Dataset, Encoder, EncoderSpec, Manifest, Precision, Progress, Recipe, Role
+from evalkit.version import __version__
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure, as the command line says it.
+
+    data_root: folder of datasets; data: paths of single ones by name. limit: at most so many samples of each split, evenly
+    spread. out: folder of records; None writes none. seed: of everything random in the protocol.
+    """
+
+    data_root: Path | None = None
+    data: Mapping[str, Path] = field(default_factory=dict)
+    device: str = "auto"
+    precision: Precision = "auto"
+    limit: int | None = None
+    skip_broken: bool = False
+    out: Path | None = Path("runs")
+    seed: int = 0
+    cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"limit is {self.limit}: it must be at least 1 sample")
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"seed is {self.seed}: it must be in 0 ... {2**31 - 1}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one recipe: a record (measured now, or found), or the error that stopped it."""
+
+    recipe: str
+    record: Record | None = None
+    reused: bool = False
+    error: EvalkitError | None = None
+    path: Path | None = None
+
+
+class Session:
+    """Encoders and options stay the same over several recipes; opened data are shared."""
+
+    def __init__(self, options: Options, progress: Progress | None = None) -> None:
+        self.options = options
+        self.progress = progress or RichProgress(quiet=True)
+        self.device = resolve_device(options.device)
+        self.precision = resolve_precision(options.precision, self.device)
+        self.cache = options.cache or default_root()
+        self._opened: dict[str, Dataset] = {}
+
+    def run(self, encoder: Encoder, recipes: Sequence[Recipe], given: Mapping[str, Any]) -> Iterator[Outcome]:
+        """Measure each recipe. Raises before the first one when any of them cannot begin."""
+        configs = [runners.configure(r.runner, r.config) for r in recipes]
+        paths = [self._locate(r) for r in recipes]
+        encoder = encoder.to(self.device)
+        for recipe, config, path in zip(recipes, configs, paths, strict=True):
+            try:
+                yield self._one(encoder, recipe, config, path, given)
+            except EvalkitError as error:
+                yield Outcome(recipe.id, error=error)
+
+    def _locate(self, recipe: Recipe) -> Path:
+        o = self.options
+        return datasets.locate(recipe.dataset, o.data_root, dict(o.data), catalog.shipped_data())
+
+    def _open(self, recipe: Recipe, role: Role, path: Path) -> Dataset:
+        name = catalog.digest([dataclasses.asdict(recipe.dataset), role, str(path)])
+        if name not in self._opened:
+            with self.progress.status(f"opening {recipe.dataset.folder} ({role})"):
+                found = datasets.open_dataset(recipe.dataset, role, path)
+            self._opened[name] = found if self.options.limit is None else Subset(found, self.options.limit)
+        return self._opened[name]
+
+    def _one(self, encoder: Encoder, recipe: Recipe, config: Any, path: Path, given: Mapping[str, Any]) -> Outcome:
+        data: dict[Role, Dataset] = {"train": self._open(recipe, "train", path), "test": self._open(recipe, "test", path)}
+        measure = _Measurement(self, encoder, recipe, config, data, given)
+        found = measure.find()
+        if found is not None:
+            return Outcome(recipe.id, found, reused=True, path=measure.path)
+        return Outcome(recipe.id, measure.run(), path=measure.path)
+
+
+class _Measurement:
+    """One encoder, one recipe."""
+
+    def __init__(
+        self, session: Session, encoder: Encoder, recipe: Recipe, config: Any, data: dict[Role, Dataset], given: Any
+    ) -> None:
+        self.session, self.encoder, self.recipe, self.config, self.data = session, encoder, recipe, config, data
+        self.given, self.view = given, resolve(recipe.view, encoder.spec)
+        self.identity = self._identity()
+        self.key = records.key_of(self.identity)
+
+    @property
+    def path(self) -> Path | None:
+        out = self.session.options.out
+        return None if out is None else records.path_of(out, self.encoder.spec.id, self.recipe.id, self.key)
+
+    def _identity(self) -> dict[str, Any]:
+        spec, s = self.encoder.spec, self.session
+        return {
+            "encoder": [spec.digest, spec.network, spec.seed, spec.family, spec.arch, spec.adapter_version],
+            "preprocessing": dataclasses.asdict(spec.preprocessing) | {"source": ""},
+            "recipe": [self.recipe.id, self.recipe.version, self.recipe.digest],
+            "config": dataclasses.asdict(self.config),
+            "data": {role: d.digest for role, d in self.data.items()},
+            "skip_broken": s.options.skip_broken,
+            "seed": s.options.seed,
+            "device": s.device.type,
+            "precision": s.precision,
+            "evalkit": __version__,
+        }
+
+    def find(self) -> Record | None:
+        """The record of the same question, where it lies in the output folder."""
+        if self.path is None or not self.path.exists():
+            return None
+        found = records.read(self.path)
+        return found if found.key == self.key else None
+
+    def run(self) -> Record:
+        started, created = time.perf_counter(), records.now()
+        job = self._job()
+        try:
+            self._check_needs()
+            scores = list(runners.module(self.recipe.runner).run(job))
+            status, reason = "done", ""
+        except Unsupported as error:
+            scores, status, reason = [], "n/a", str(error)
+        spec, o = self.encoder.spec, self.session.options
+        record = Record(
+            key=self.key,
+            comparable=catalog.digest({k: self.identity[k] for k in ("recipe", "config", "data")})[:16],
+            created=created,
+            encoder=describe_spec(spec),
+            recipe=describe_recipe(self.recipe, self.config, self.view[0]),
+            data=self._data(job),
+            arguments={"given": dict(self.given), "resolved": self._resolved()},
+            environment=records.environment(_device_name(self.session.device), torch.get_num_threads()),
+            identity=self.identity,
+            scores=tuple(_plain(score) for score in scores),
+            facts=self.view[1] | job.facts,
+            status=status,  # type: ignore[arg-type]
+            reason=reason,
+            seconds=round(time.perf_counter() - started, 3),
+            peak_memory_bytes=records.peak_memory(),
+            kept=tuple(job.kept),
+        )
+        if o.out is not None:
+            records.save(record, scores, job.kept, o.out)
+        job.checkpoint.clear()
+        return record
+
+    def _job(self) -> LocalJob:
+        s = self.session
+        extraction = ExtractOptions(
+            device=s.device, precision=s.precision, skip_broken=s.options.skip_broken,
+            store=FeatureStore(s.cache / "features"), progress=s.progress,
+        )  # fmt: skip
+        checkpoint = FileCheckpoint(s.cache / "checkpoints" / f"{self.key}.pt")
+        return LocalJob(self.encoder, self.config, s.device, s.options.seed, self.data, self.view[0], extraction,
+                        s.progress, checkpoint)  # fmt: skip
+
+    def _check_needs(self) -> None:
+        lacking = [n for n in self.recipe.needs if n not in self.encoder.spec.offers]
+        if lacking:
+            raise Unsupported(f"{self.encoder.spec.id} has no {', '.join(lacking)}; {self.recipe.id} needs it")
+
+    def _resolved(self) -> dict[str, Any]:
+        s = self.session
+        return {
+            "device": str(s.device), "precision": s.precision, "limit": s.options.limit, "seed": s.options.seed,
+            "skip_broken": s.options.skip_broken, "cache": str(s.cache),
+        }  # fmt: skip
+
+    def _data(self, job: LocalJob) -> dict[str, Any]:
+        splits = {role: {"digest": d.digest, "split": d.split, "n": len(d), **d.describe()} for role, d in self.data.items()}
+        skipped = {role: {"skipped": ids} for role, ids in job.skipped.items()}
+        return {"name": self.recipe.dataset.name, "folder": self.recipe.dataset.folder,
+                **{role: facts | skipped.get(role, {}) for role, facts in splits.items()}}  # fmt: skip
+
+
+def _plain(score: Any) -> dict[str, Any]:
+    return {f.name: getattr(score, f.name) for f in dataclasses.fields(score) if f.name not in ("outcomes", "groups")}
+
+
+def describe_spec(spec: EncoderSpec) -> dict[str, Any]:
+    """The encoder as plain values for the record."""
+    return {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)} | {
+        "offers": sorted(spec.offers), "audit": dict(spec.audit), "preprocessing": dataclasses.asdict(spec.preprocessing),
+    }  # fmt: skip
+
+
+def describe_recipe(recipe: Recipe, config: Any, view: Any) -> dict[str, Any]:
+    """The recipe as plain values for the record, its parameters as resolved."""
+    plain = dataclasses.asdict(recipe)
+    return plain | {"config": dataclasses.asdict(config), "view": dataclasses.asdict(view)}
+
+
+def resolve_device(name: str) -> torch.device:
+    """ "auto" is cuda where there is one. Raises UsageError for a device that is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} is unknown; allowed: auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda was asked for, but this machine or this torch has none; use --device cpu")
+    return torch.device(name)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def load(checkpoint: str | Path, *, family: str = "", arch: str = "", network: str = "") -> Encoder:
+    """An encoder by zoo id, manifest file, or path of a weights file (then `family`, and `arch` where it has several).
+
+    Raises UnknownName, CheckpointError (the file), UsageError (no family for a bare file).
+    """
+    text = str(checkpoint)
+    if text in catalog.manifests() or text.endswith(".toml"):
+        manifest = catalog.manifest(text)
+        if family or arch:
+            raise UsageError(f"{text} is an encoder of the zoo: its manifest names family and architecture; drop the options")
+        manifest = dataclasses.replace(manifest, network=network or manifest.network)
+        return adapters.load(manifest, Path(manifest.file) if manifest.file else None)
+    path = Path(text)
+    if not path.exists() and path.suffix == "" and "/" not in text:
+        from evalkit.errors import UnknownName
+
+        raise UnknownName("encoder (or file)", text, catalog.manifests())
+    if not family:
+        raise UsageError(f"{text}: say which family of checkpoint it is with --family; known: {', '.join(adapters.names())}")
+    return adapters.load(Manifest(id=_file_id(path), family=family, arch=arch, network=network, file=text), path)
+
+
+def _file_id(path: Path) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "checkpoint"
+
+
+def evaluate(encoder: Encoder | str | Path, recipe: Recipe | str, **options: Any) -> Record:
+    """Measure one recipe on one encoder and return its record; the Python form of `evalkit eval`.
+
+    encoder: a loaded encoder, a zoo id, or a manifest file. options: the fields of `Options`; out=None writes no record.
+    Raises the EvalkitError of whatever is wrong.
+    """
+    loaded = load(encoder) if isinstance(encoder, (str, Path)) else encoder
+    wanted = catalog.recipe(recipe) if isinstance(recipe, str) else recipe
+    session = Session(Options(**{"out": None, **options}))
+    outcome = next(session.run(loaded, [wanted], {"encoder": loaded.spec.id, "recipe": wanted.id, **_texts(options)}))
+    if outcome.record is None:
+        raise outcome.error or FeatureError("nothing was measured")
+    return outcome.record
+
+
+def _texts(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v if isinstance(v, (int, float, bool, type(None))) else str(v) for k, v in options.items()}

@@ -1,0 +1,108 @@
+"""What a runner is given in this process: stored features, augmented batches, generators, a checkpoint to resume from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evalkit.errors import StoreError
+from evalkit.features.extract import ExtractOptions, extract
+from evalkit.features.key import Request
+from evalkit.features.stream import stream
+from evalkit.types import Augmentation, Batch, Dataset, Encoder, Features, Part, Progress, Role, View
+
+
+@dataclass
+class LocalJob:
+    """The `Job` contract in this process. `facts` and `kept` fill as the runner tells and keeps."""
+
+    encoder: Encoder
+    config: Any
+    device: torch.device
+    seed: int
+    datasets: Mapping[Role, Dataset]
+    view: View
+    options: ExtractOptions
+    progress: Progress
+    checkpoint: FileCheckpoint
+    facts: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+
+    def dataset(self, role: Role) -> Dataset:
+        """The split that the recipe gives this role."""
+        return self.datasets[role]
+
+    def features(
+        self, role: Role, *, blocks: Sequence[int] = (-1,), norm: bool = True, parts: Sequence[Part] = ("cls",)
+    ) -> Features:
+        """Stored features, computed now where the store lacks them."""
+        request = Request(parts=tuple(parts), blocks=tuple(blocks), norm=norm)
+        found = extract(self.encoder, self.datasets[role], self.view, request, options=self.options)
+        if found.skipped:
+            self.skipped[role] = list(found.skipped)
+        return found
+
+    def stream(
+        self, role: Role, augmentation: Augmentation, *, epochs: int, batch_size: int, first_epoch: int = 0
+    ) -> Iterator[Batch]:
+        """Augmented batches of a split."""
+        return stream(
+            self.datasets[role], augmentation, epochs=epochs, batch_size=batch_size, first_epoch=first_epoch,
+            seed=self.seed, device=self.device, workers=self.options.workers, progress=self.progress,
+        )  # fmt: skip
+
+    def rng(self, *names: str | int) -> torch.Generator:
+        """A CPU generator of its own for these names."""
+        text = repr((self.seed, *names)).encode()
+        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:7], "big"))
+
+    def track(self, steps: Iterable[Any], what: str, total: int | None = None) -> Iterable[Any]:
+        """The same items, with progress shown."""
+        return self.progress.track(steps, what, total)
+
+    def fact(self, name: str, value: Any) -> None:
+        """A plain fact for the record."""
+        self.facts[name] = value
+
+    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Tensors to lie beside the record."""
+        self.kept[name] = tensors
+
+
+@dataclass(frozen=True)
+class FileCheckpoint:
+    """State of unfinished training in one file, replaced atomically, read without running code."""
+
+    path: Path
+
+    def load(self) -> dict[str, Any] | None:
+        """The last saved state, None where there is none; a damaged one counts as none."""
+        if not self.path.exists():
+            return None
+        try:
+            return torch.load(self.path, weights_only=True)  # type: ignore[no-any-return]
+        except Exception:  # noqa: BLE001 - torch raises many kinds for a damaged file; starting over is right for all
+            return None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the state. Raises StoreError where the cache cannot be written."""
+        part = self.path.with_suffix(f".{os.getpid()}.part")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, part)
+            part.replace(self.path)
+        except (OSError, RuntimeError) as error:
+            part.unlink(missing_ok=True)
+            raise StoreError(f"{self.path}: cannot be written ({error}); set EVALKIT_CACHE to another folder") from None
+
+    def clear(self) -> None:
+        """Forget the state: the work is done."""
+        self.path.unlink(missing_ok=True)
