@@ -365,7 +365,7 @@ class Source:
 class DatasetRef:
     """Which data a recipe uses: the dataset module, its folder under the data root, splits by role, and its options.
 
-    shipped: the data travel with evalkit (`evalkit/_mini` or `EVALKIT` bundle) and need no data root.
+    shipped: the data travel with evalkit (`mini/`) and need no data root.
     """
 
     name: str
@@ -378,12 +378,14 @@ class DatasetRef:
 
 @dataclass(frozen=True)
 class ViewRef:
-    """A recipe's view before an encoder is known. size "encoder": the manifest's own size.
+    """A recipe's view before an encoder is known. size "encoder": the manifest's own size, but at most `at_most` pixels
+    (a DINOv2 is made for 518; evaluated at 224 as its paper does).
 
     crop: share of the short side that the centre crop keeps: 0.875 is 256 -> 224.
     """
 
     size: int | Literal["encoder"] = "encoder"
+    at_most: int | None = None
     crop: float = 1.0
     fit: Literal["crop", "squash"] = "crop"
     interpolation: Interpolation = "bicubic"

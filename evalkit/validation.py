@@ -7,11 +7,12 @@ import difflib
 import json
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
-
-from pydantic import ConfigDict, ValidationError, create_model
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from evalkit.errors import CatalogError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 T = TypeVar("T")
 
@@ -22,6 +23,8 @@ def parse(kind: type[T], mapping: Mapping[str, Any], where: str) -> T:
     where: the file or the thing that is read; every message begins with it.
     Raises CatalogError naming each wrong key: what came, what is allowed.
     """
+    from pydantic import ConfigDict, ValidationError, create_model  # a third of a second that --help need not wait for
+
     model = create_model("Strict", __config__=ConfigDict(extra="forbid", strict=True), value=(kind, ...))
     try:
         text = json.dumps({"value": dict(mapping)})

@@ -24,7 +24,7 @@ from PIL import Image
 from evalkit.datasets import image_folder, pickles
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Listing
-from evalkit.errors import DatasetError
+from evalkit.errors import DatasetError, MissingFiles
 from evalkit.types import Dataset, Sample
 
 ALIASES = {
@@ -44,7 +44,9 @@ class Config:
 
 @dataclass(frozen=True)
 class Official:
-    """The names that an official release uses. labels: key of the labels in a batch; classes: of their names in meta."""
+    """The names that an official release uses. labels: key of the labels in a batch; names: of their names in
+    meta; classes: how many there are.
+    """
 
     folder: str
     meta: str
@@ -124,16 +126,20 @@ def open(root: Path, split: str, config: Config) -> Dataset:
 
 
 def verify(root: Path) -> list[str]:
-    """Problems of whichever of the two data sets and layouts `root` looks like."""
-    by_variant = {}
-    for variant, release in OFFICIAL.items():
-        if not _tree(root, release).exists(release.meta) and not _exported_classes(root, release):
-            continue
-        by_variant[variant] = [problem for split in SPLITS for problem in _problems(root, split, Config(variant))]  # type: ignore[arg-type]
-    if by_variant:
-        return min(by_variant.values(), key=len)
-    layouts = "\n".join(release.layout for release in OFFICIAL.values())
-    return [f"{root} holds neither CIFAR-10 nor CIFAR-100.\nExpected:\n{layouts}"]
+    """Problems of both splits, of whichever data set and layout `root` looks like."""
+    problems = []
+    for split in SPLITS:
+        try:
+            open(root, split, Config(_variant(root)))
+        except DatasetError as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(problems))
+
+
+def _variant(root: Path) -> Literal["cifar10", "cifar100"]:
+    hundred = _tree(root, OFFICIAL["cifar100"])
+    looks = _is_official(hundred, OFFICIAL["cifar100"]) or len(hundred.folders("train")) > OFFICIAL["cifar10"].classes
+    return "cifar100" if looks else "cifar10"
 
 
 def _tree(root: Path, release: Official) -> Tree:
@@ -141,3 +147,63 @@ def _tree(root: Path, release: Official) -> Tree:
     if tree.exists(release.folder):
         return tree.within(release.folder)
     return tree.rooted((release.meta, *SPLITS))
+
+
+def _is_official(tree: Tree, release: Official) -> bool:
+    return any(tree.exists(name) and not tree.folders(name) for name in release.files)
+
+
+def _export(tree: Tree, split: str, release: Official) -> Listing:
+    if not tree.exists(split):
+        there = ", ".join(tree.folders()[:20]) or "no folders"
+        raise MissingFiles(f"{tree} has no split {split!r}; there: {there}.\nExpected:\n{release.layout}")
+    return image_folder.listing("cifar", tree, split, "train")
+
+
+def _official(tree: Tree, split: str, release: Official) -> Listing:
+    absent = [name for name in release.files if not tree.exists(name)]
+    if absent:
+        raise missing(str(tree), absent, release.layout)
+    classes = _class_names(tree, release)
+    pictures = Batches(tree)
+    samples: list[Sample] = []
+    for name in release.batches[split]:
+        batch = _batch(tree, name)
+        pictures.kept[name] = _pixels(batch, f"{tree}/{name}")
+        labels = _labels(batch, release, f"{tree}/{name}", len(pictures.kept[name]))
+        ids = [f"{name}/{row}" for row in range(len(labels))]
+        samples += [Sample(id, id, label) for id, label in zip(ids, labels, strict=True)]
+    return Listing("cifar", split, classes, tuple(samples), pictures, {"layout": "official batches"})
+
+
+def _batch(tree: Tree, name: str) -> Mapping[bytes, Any]:
+    value = pickles.loads(tree.read(name), f"{tree}/{name}")
+    if not isinstance(value, dict):
+        raise DatasetError(f"{tree}/{name} holds a {type(value).__name__}, not the table of a CIFAR file")
+    # Python 2 wrote these keys as bytes; files that were written again by Python 3 hold text.
+    return {key.encode() if isinstance(key, str) else key: item for key, item in value.items()}
+
+
+def _class_names(tree: Tree, release: Official) -> tuple[str, ...]:
+    names = _batch(tree, release.meta).get(release.names)
+    if not isinstance(names, list) or not all(isinstance(name, bytes | str) for name in names):
+        raise DatasetError(f"{tree}/{release.meta} lacks the list {release.names.decode()!r}")
+    return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names)
+
+
+def _pixels(batch: Mapping[bytes, Any], name: str) -> np.ndarray:
+    """(N, 3072) uint8. Raises DatasetError where the batch holds anything else."""
+    data = batch.get(b"data")
+    if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != 3 * SIDE * SIDE:
+        found = f"an array of shape {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
+        raise DatasetError(f"{name}: 'data' is {found}, not rows of {3 * SIDE * SIDE} bytes")
+    return data
+
+
+def _labels(batch: Mapping[bytes, Any], release: Official, name: str, rows: int) -> list[int]:
+    labels = batch.get(release.labels)
+    if not isinstance(labels, list) or len(labels) != rows:
+        raise DatasetError(f"{name}: {release.labels.decode()!r} is no list of {rows} labels")
+    if not all(isinstance(label, int) and 0 <= label < release.classes for label in labels):
+        raise DatasetError(f"{name}: {release.labels.decode()!r} holds labels outside 0 ... {release.classes - 1}")
+    return labels

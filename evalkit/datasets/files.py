@@ -127,8 +127,8 @@ class Tree:
     def digest(self, names: Iterable[str]) -> tuple[str, str]:
         """(sha256 over the files named, how it was made).
 
-        A zip gives name, size and CRC-32 from its directory; a folder of at most 1 GiB the sha256 of each file; a larger
-        one only names and sizes, which a changed byte does not move. Raises as `read`.
+        A zip gives name, size and CRC-32 from its directory; a folder of at most 1 GiB the sha256 of each file; a
+        larger one only names and sizes, which a changed byte does not move. Raises as `read`.
         """
         ordered = sorted(names)
         sizes = self.sizes(ordered)
@@ -242,7 +242,8 @@ def _safe_parts(path: Path, info: zipfile.ZipInfo) -> list[str]:
     if info.flag_bits & 0x1:
         raise DatasetError(f"{path} is protected by a password ({info.filename}); give one without")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DatasetError(f"{path}: {info.filename} is packed by method {info.compress_type}; only stored and deflated")
+        method = info.compress_type
+        raise DatasetError(f"{path}: {info.filename} is packed by method {method}; only stored and deflated are read")
     if info.file_size > LARGEST:
         raise DatasetError(f"{path}: {info.filename} claims {info.file_size:,} bytes, more than {LARGEST:,}")
     return [part for part in name.split("/") if part not in ("", ".")]

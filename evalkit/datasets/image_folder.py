@@ -90,7 +90,7 @@ def _by_class(tree: Tree, split: str) -> dict[str, list[str]]:
     """Paths below the split by class folder, both sorted. Raises DatasetError for what would be lost silently."""
     folders = tree.folders(split)
     found: dict[str, list[str]] = {folder: [] for folder in folders}
-    loose = []
+    loose: list[str] = []
     for name in tree.names(images.SUFFIXES, under=split):
         path = name[len(split) + 1 :]
         folder, _, rest = path.partition("/")

@@ -15,10 +15,12 @@ What is done with each kind of file, always the same way:
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from evalkit.errors import BrokenImage
 
@@ -37,36 +39,43 @@ def decode(data: bytes, name: str) -> Image.Image:
     name: what messages call it. Raises BrokenImage, which names it and the cause: no image, truncated, more pixels than
     Pillow's limit against decompression bombs, no stated range of values.
     """
+    with _broken(data, name), _quiet(), Image.open(BytesIO(data), formats=FORMATS) as image:
+        image.load()
+        decoded = _rgb(_upright(image))
+    return decoded
+
+
+def size(data: bytes, name: str) -> tuple[int, int]:
+    """(width, height) in pixels as stored, before any rotation, from the header alone. Raises BrokenImage."""
+    with _broken(data, name), _quiet(), Image.open(BytesIO(data), formats=FORMATS) as image:
+        stored = image.size
+    return stored
+
+
+@contextmanager
+def _broken(data: bytes, name: str) -> Iterator[None]:
     try:
-        with _opened(data) as image:
-            image.load()
-            return _rgb(_upright(image))
+        yield
     except MemoryError:
         raise
     except Exception as cause:  # decoders raise nearly anything on hostile bytes
         raise BrokenImage(f"{name}: {_reason(cause, data)}") from cause
 
 
-def size(data: bytes, name: str) -> tuple[int, int]:
-    """(width, height) in pixels as stored, before any rotation, from the header alone. Raises BrokenImage."""
-    try:
-        with _opened(data) as image:
-            return image.size
-    except Exception as cause:  # as above
-        raise BrokenImage(f"{name}: {_reason(cause, data)}") from cause
-
-
-def _opened(data: bytes) -> Image.Image:
-    # Pillow only warns between its limit and twice its limit; here both are refused, without a warning.
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow warns of damaged EXIF, which counts as none, and of images between its pixel limit and twice that limit,
+    which are refused here. Both filters are narrow: where threads overlap, one may outlive its block."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(BytesIO(data), formats=FORMATS)
+        yield
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
         ImageOps.exif_transpose(image, in_place=True)
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, ArithmeticError, Warning):
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, ArithmeticError):
         return image
     return image
 
@@ -94,7 +103,7 @@ def _eight_bit(values: np.ndarray) -> np.ndarray:
 def _reason(cause: Exception, data: bytes) -> str:
     if not data:
         return "cannot be decoded: the file is empty"
-    if isinstance(cause, Image.UnidentifiedImageError):
+    if isinstance(cause, UnidentifiedImageError):
         return f"is no image: it begins with {data[:12]!r}"
     if isinstance(cause, Image.DecompressionBombWarning | Image.DecompressionBombError):
         return f"has more pixels than the limit of {Image.MAX_IMAGE_PIXELS:,}"

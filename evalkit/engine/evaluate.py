@@ -101,7 +101,7 @@ class Session:
 
     def _one(self, encoder: Encoder, recipe: Recipe, config: Any, path: Path, given: Mapping[str, Any]) -> Outcome:
         data: dict[Role, Dataset] = {"train": self._open(recipe, "train", path), "test": self._open(recipe, "test", path)}
-        measure = _Measurement(self, encoder, recipe, config, data, given)
+        measure = _Measurement(self, encoder, recipe, config, data, given, path.resolve())
         found = measure.find()
         if found is not None:
             return Outcome(recipe.id, found, reused=True, path=measure.path)
@@ -112,10 +112,11 @@ class _Measurement:
     """One encoder, one recipe."""
 
     def __init__(
-        self, session: Session, encoder: Encoder, recipe: Recipe, config: Any, data: dict[Role, Dataset], given: Any
-    ) -> None:
+        self, session: Session, encoder: Encoder, recipe: Recipe, config: Any, data: dict[Role, Dataset], given: Any,
+        where: Path,
+    ) -> None:  # fmt: skip
         self.session, self.encoder, self.recipe, self.config, self.data = session, encoder, recipe, config, data
-        self.given, self.view = given, resolve(recipe.view, encoder.spec)
+        self.given, self.where, self.view = given, where, resolve(recipe.view, encoder.spec)
         self.identity = self._identity()
         self.key = records.key_of(self.identity)
 
@@ -204,7 +205,7 @@ class _Measurement:
     def _data(self, job: LocalJob) -> dict[str, Any]:
         splits = {role: {"digest": d.digest, "split": d.split, "n": len(d), **d.describe()} for role, d in self.data.items()}
         skipped = {role: {"skipped": ids} for role, ids in job.skipped.items()}
-        return {"name": self.recipe.dataset.name, "folder": self.recipe.dataset.folder,
+        return {"name": self.recipe.dataset.name, "folder": self.recipe.dataset.folder, "path": str(self.where),
                 **{role: facts | skipped.get(role, {}) for role, facts in splits.items()}}  # fmt: skip
 
 
@@ -221,8 +222,8 @@ def describe_spec(spec: EncoderSpec) -> dict[str, Any]:
 
 def describe_recipe(recipe: Recipe, config: Any, view: Any) -> dict[str, Any]:
     """The recipe as plain values for the record, its parameters as resolved."""
-    plain = dataclasses.asdict(recipe)
-    return plain | {"config": dataclasses.asdict(config), "view": dataclasses.asdict(view)}
+    resolved = {"config": dataclasses.asdict(config), "view": dataclasses.asdict(view)}
+    return dataclasses.asdict(recipe) | {"resolved": resolved}
 
 
 def resolve_device(name: str) -> torch.device:

@@ -27,8 +27,8 @@ PatchDtype = Literal["float16", "float32"]
 class Request:
     """What is wanted of each image.
 
-    parts: representations. blocks: 0-based from the input, negative from the output. norm: apply the final norm, one flag
-    or one per block.
+    parts: representations. blocks: 0-based from the input, negative from the output. norm: apply the final norm, one
+    flag or one per block.
     """
 
     parts: tuple[Part, ...] = ("cls",)
@@ -36,15 +36,17 @@ class Request:
     norm: bool | tuple[bool, ...] = True
 
     def resolved(self, depth: int) -> Request:
-        """The same request in its one canonical form: parts and blocks sorted, once each, negative blocks counted from 0.
+        """The same request in its one canonical form: parts and blocks sorted, once each, negative blocks counted from
+        0.
 
-        Blocks that the depth does not hold stay as they are: the encoder decides. Raises UsageError for an empty or unknown
-        part, no block, a count of flags that is not the count of blocks, or one block asked both with and without norm.
+        Blocks that the depth does not hold stay as they are: the encoder decides. Raises UsageError for an empty or
+        unknown part, no block, a count of flags that is not the count of blocks, or one block asked both with and
+        without norm.
         """
         unknown = [part for part in self.parts if part not in PARTS]
         if unknown or not self.parts or not self.blocks:
             raise UsageError(f"features need parts of {', '.join(PARTS)} and at least one block; got {self}")
-        norm = (self.norm,) * len(self.blocks) if isinstance(self.norm, bool) else tuple(self.norm)
+        norm = self.flags()
         if len(norm) != len(self.blocks):
             raise UsageError(f"{len(norm)} norm flags for {len(self.blocks)} blocks; give one flag, or one per block")
         pairs = sorted({(numbered(block, depth), flag) for block, flag in zip(self.blocks, norm, strict=True)})
@@ -53,14 +55,22 @@ class Request:
             raise UsageError(f"a block is asked both with and without the final norm: {self}; make two requests")
         return Request(tuple(part for part in PARTS if part in self.parts), blocks, flags)
 
+    def flags(self) -> tuple[bool, ...]:
+        """Whether the final norm is applied, per block."""
+        return (self.norm,) * len(self.blocks) if isinstance(self.norm, bool) else tuple(self.norm)
+
+    def only(self, part: Part, block: int) -> Request:
+        """The request for one part of one of its blocks."""
+        return Request((part,), (block,), (self.flags()[self.blocks.index(block)],))
+
 
 @dataclass(frozen=True)
 class Key:
     """Everything that stored features depend on.
 
-    weights: sha256 of the file, "" for none. preprocessing: size, mean, std. shape: dim, depth, heads, patch. dataset: its
-    digest; samples: digest of the ordered samples. view_seed: of a random view, None for a fixed one.
-    dtypes: stored type by part. norm: one flag per block.
+    weights: sha256 of the file, "" for none. preprocessing: size, mean, std. shape: dim, depth, heads, patch. dataset:
+    its digest; samples: digest of the ordered samples. view_seed: of a random view, None for a fixed one. dtypes:
+    stored type by part. norm: one flag per block.
     """
 
     weights: str
@@ -99,12 +109,18 @@ def numbered(block: int, depth: int) -> int:
 
 
 def key_of(
-    spec: EncoderSpec, dataset: Dataset, view: View, *, request: Request, samples: str, precision: str, patches: PatchDtype
+    spec: EncoderSpec,
+    dataset: Dataset,
+    view: View,
+    *,
+    request: Request,
+    samples: str,
+    precision: str,
+    patches: PatchDtype,
 ) -> Key:
     """The key of one extraction. samples: `samples_digest`. precision: resolved, "fp32" or "bf16".
     patches: stored type of patch tokens; pooled parts are always float32."""
     wanted = request.resolved(spec.depth)
-    norm = wanted.norm if isinstance(wanted.norm, tuple) else (wanted.norm,)
     feeding = spec.preprocessing
     return Key(
         weights=spec.digest,
@@ -121,7 +137,7 @@ def key_of(
         view=view,
         parts=wanted.parts,
         blocks=wanted.blocks,
-        norm=norm,
+        norm=wanted.flags(),
         precision=precision,
         dtypes=tuple((part, patches if part == "patches" else "float32") for part in wanted.parts),
     )

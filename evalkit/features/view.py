@@ -1,7 +1,7 @@
 """How an image becomes a square input: the geometry of `View`, with the arithmetic of torchvision's PIL transforms.
 
-Resize (short side, antialiased by PIL) and centre crop give the same bytes as torchvision's `Resize` + `CenterCrop` on PIL
-images, which the published evaluation scripts use (facebookresearch/dino 7c446df, eval_knn.py: 256 bicubic, 224).
+Resize (short side, antialiased by PIL) and centre crop give the same bytes as torchvision's `Resize` + `CenterCrop` on
+PIL images, which the published evaluation scripts use (facebookresearch/dino 7c446df, eval_knn.py: 256 bicubic, 224).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image as pil
+from PIL.Image import Resampling
 from torch import Tensor
 
 from evalkit.errors import FeatureError, UsageError
@@ -20,21 +20,25 @@ from evalkit.types import Box, EncoderSpec, Interpolation, View, ViewRef
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-RESAMPLING = {"bicubic": pil.Resampling.BICUBIC, "bilinear": pil.Resampling.BILINEAR}
+RESAMPLING = {"bicubic": Resampling.BICUBIC, "bilinear": Resampling.BILINEAR}
 
 ELONGATED = 16
 """A resized long side above this many times the view's size is not made whole: only the part that the crop keeps."""
+
+SUPPORT = 2
+"""Source pixels that Pillow's bicubic filter reaches on each side, times the shrinking factor."""
 
 
 def resolve(ref: ViewRef, spec: EncoderSpec) -> tuple[View, dict[str, Any]]:
     """The view of a recipe for one encoder, and the facts to put on record.
 
-    Size "encoder" is the manifest's own size. The size goes down to a multiple of the patch; the short side before the
-    centre crop is floor(size / crop), so 224 at 0.875 is 256. Facts: `size`, `asked` (pixels, before rounding), `resize`,
-    and `rounded` (a sentence, only where the size changed).
-    Raises UsageError where crop is outside (0, 1] or the size is smaller than one patch.
+    Size "encoder" is the manifest's own size, at most `at_most`. The size goes down to a multiple of the patch; the
+    short side before the centre crop is floor(size / crop), so 224 at 0.875 is 256. Facts: `size`, `asked` (pixels,
+    before rounding), `resize`, and `rounded` (a sentence, only where the size changed). Raises UsageError where crop
+    is outside (0, 1] or the size is smaller than one patch.
     """
     asked = spec.preprocessing.size if ref.size == "encoder" else ref.size
+    asked = asked if ref.at_most is None else min(asked, ref.at_most)
     if not 0 < ref.crop <= 1:
         raise UsageError(f"the view's crop is {ref.crop}; it is a share of the short side: above 0, at most 1")
     size = asked // spec.patch * spec.patch
@@ -52,10 +56,10 @@ def resolve(ref: ViewRef, spec: EncoderSpec) -> tuple[View, dict[str, Any]]:
 def apply(image: Image, box: Box | None, view: View) -> Tensor:
     """One input: (3, S, S) uint8, S = view.size, values 0 to 255, channels RGB.
 
-    The box is cut out first (see `cut`). Fit "crop": short side to `view.resize`, then the centre S x S; fit "squash": both sides
-    to S. Equal to torchvision's PIL transforms to the bit, except for images more than 16 times longer than the view
-    after resizing, of which only the kept part is resized (within one grey level).
-    Raises FeatureError for an image that is not RGB or a box without area.
+    The box is cut out first (see `cut`). Fit "crop": short side to `view.resize`, then the centre S x S; fit "squash":
+    both sides to S. Equal to torchvision's PIL transforms to the bit, except for images more than 16 times longer than
+    the view after resizing, of which only the kept part is resized (within one grey level). Raises FeatureError for an
+    image that is not RGB or a box without area.
     """
     if image.mode != "RGB":
         raise FeatureError(f"an image came in mode {image.mode}; datasets give RGB")
@@ -81,7 +85,7 @@ def to_tensor(image: Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def resampling(interpolation: Interpolation) -> pil.Resampling:
+def resampling(interpolation: Interpolation) -> Resampling:
     """Pillow's name of the filter; both are antialiased when they shrink."""
     return RESAMPLING[interpolation]
 
@@ -123,9 +127,20 @@ def _resized(size: tuple[int, int], short: int) -> tuple[int, int]:
 def _resize_part(image: Image, full: tuple[int, int], corner: tuple[int, int], view: View) -> Image:
     """The S x S part at `corner` of the image resized to `full`, without making the rest of it.
 
-    Pillow's filter reads beyond the box, so that the part's borders come out as in the whole.
+    The source pixels that the part needs are cut out first, with a margin for the filter, because Pillow holds the
+    corners of `box` in float32: far from the origin that would shift the taps.
     """
-    across, down = image.width / full[0], image.height / full[1]
-    left, top = corner
-    box = (left * across, top * down, (left + view.size) * across, (top + view.size) * down)
-    return image.resize((view.size, view.size), resampling(view.interpolation), box=box)
+    x0, x1, left, right = _needed(image.width, full[0], corner[0], view.size)
+    y0, y1, top, bottom = _needed(image.height, full[1], corner[1], view.size)
+    source = image.crop((x0, y0, x1, y1))
+    return source.resize((view.size, view.size), resampling(view.interpolation), box=(left, top, right, bottom))
+
+
+def _needed(source: int, full: int, start: int, size: int) -> tuple[int, int, float, float]:
+    """Along one axis: first and last source pixel (exclusive) for outputs start to start + size of `full`, and where
+    these outputs begin and end, counted from that first pixel."""
+    step = source / full
+    margin = math.ceil(SUPPORT * max(step, 1)) + 1
+    low, high = start * step, (start + size) * step
+    first, last = max(0, math.floor(low) - margin), min(source, math.ceil(high) + margin)
+    return first, last, max(0.0, low - first), min(float(last - first), high - first)

@@ -71,8 +71,8 @@ def interval(
 ) -> Interval:
     """Percentile bootstrap interval of the mean outcome.
 
-    outcomes: (n,) finite numbers, one per unit. groups: (n,) integers, units with the same number are resampled together;
-    None makes every unit its own group. level: share of resamples inside, in (0, 1). Deterministic in seed.
+    outcomes: (n,) finite numbers, one per unit. groups: (n,) integers, units with the same number are resampled
+    together; None makes every unit its own group. level: share of resamples inside, in (0, 1). Deterministic in seed.
     Returns NaN bounds for n = 0 and for a single group. Raises ProtocolError for outcomes that are not finite or not
     one-dimensional or that do not match groups, UsageError for a level or a number of resamples that cannot be.
     """
@@ -101,7 +101,9 @@ def paired(
     _check_options(level, resamples)
     first, second = _units(a), _units(b)
     if first.size != second.size:
-        raise ProtocolError(f"a paired test needs the same units: {first.size} outcomes came for a, {second.size} for b")
+        raise ProtocolError(
+            f"a paired test needs the same units: {first.size} outcomes came for a, {second.size} for b"
+        )
     difference = first - second
     mean = float(difference.mean()) if difference.size else float("nan")
     kinds = _kinds(difference, groups)
@@ -194,7 +196,7 @@ def _by_index(kinds: _Kinds, resamples: int, rng: np.random.Generator) -> Floats
     means = []
     for rows in _chunks(resamples, total.size):
         index = rng.integers(0, total.size, size=(rows, total.size), dtype=np.int32)
-        units = size[0] * total.size if equal_sizes else size[index].sum(axis=1)
+        units = size[:1] * total.size if equal_sizes else size[index].sum(axis=1)
         means.append(total[index].sum(axis=1) / units)
     return np.concatenate(means)
 

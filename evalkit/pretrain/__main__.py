@@ -1,10 +1,11 @@
-"""`python -m evalkit.pretrain --data ZIP[:PREFIX] ... --out DIR`: train the micro encoder with DINO.
+"""`python -m evalkit.pretrain --data ZIP[:PATTERN] ... --out DIR`: train the micro encoder with DINO.
 
 The shipped `micro-dino` is made by this command; its manifest holds the options. Resumes where it was stopped.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -22,9 +23,10 @@ MICRO = ViTConfig(dim=192, depth=6, heads=3, patch=8, size=64)
 
 
 def main(
-    data: Annotated[list[str], typer.Option(help="Folder or zip of images; PATH:PREFIX takes only some members.")],
+    data: Annotated[list[str], typer.Option(help="Folder or zip of images; PATH:PATTERN takes only some members.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoint, log and the exported teacher.")],
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
+    windows: Annotated[int, typer.Option(help="Random squares that a large photograph gives.")] = 1,
     batch: Annotated[int, typer.Option(help="Images per step.")] = 128,
     lr: Annotated[float, typer.Option(help="Learning rate at batch 256.")] = 1e-3,
     local_crops: Annotated[int, typer.Option(help="Small crops per image.")] = 4,
@@ -35,10 +37,11 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     try:
-        corpus, digest = pack(data, MICRO.size, out)
+        corpus, digest = pack(data, MICRO.size, out, windows=windows)
         method = DINO(MICRO, Config(local_crops=local_crops), seed)
         run = Run(steps=steps, batch=batch, lr=lr, seed=seed)
-        facts = {"method": "dino", "corpus": [Path(d).name for d in data], "images": len(corpus), "corpus_digest": digest}
+        facts = {"method": "dino", "corpus": [Path(d).name for d in data], "windows": windows, "images": len(corpus),
+                 "corpus_digest": digest, "config": asdict(method.config)}  # fmt: skip
         with RichProgress() as progress:
             print(train(method, corpus, run, out, facts=facts, progress=progress))
     except EvalkitError as error:

@@ -1,13 +1,16 @@
 """Training images packed into one uint8 tensor, so that an epoch decodes nothing.
 
-A source is a folder or a zip of photographs; every image is resized (antialiased bicubic, short side) and its centre
-square kept. The tensor lies beside a digest of names and sizes and is reused when the sources are the same.
+A source is a folder or a zip of photographs. An image is resized (antialiased bicubic, short side) and its centre square
+kept; a large photograph gives many random square windows instead, since at 64 pixels one square would show no detail.
+The tensor lies beside a digest of names and sizes and is reused when the sources are the same.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import io
+import math
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,15 +25,17 @@ from torch import Tensor
 from evalkit.errors import PretrainError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+LARGE = 4
+"""A photograph whose short side is at least this many times the training size is cut into windows."""
 
 
-def _members(source: Path, prefix: str) -> list[str]:
+def _members(source: Path, pattern: str) -> list[str]:
     if source.is_dir():
         names = [p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()]
     else:
         with zipfile.ZipFile(source) as archive:
             names = archive.namelist()
-    return sorted(n for n in names if n.startswith(prefix) and n.lower().endswith(SUFFIXES))
+    return sorted(n for n in names if fnmatch.fnmatchcase(n, pattern) and n.lower().endswith(SUFFIXES))
 
 
 def _read(source: Path, names: Sequence[str]) -> Iterator[bytes]:
@@ -41,47 +46,61 @@ def _read(source: Path, names: Sequence[str]) -> Iterator[bytes]:
         yield from (archive.read(name) for name in names)
 
 
-def _square(data: bytes, size: int) -> np.ndarray:
+def _squares(data: bytes, size: int, windows: int, seed: int) -> list[np.ndarray]:
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    if windows < 2 or min(image.size) < LARGE * size:
+        return [_pixels(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))]
+    return [_pixels(image.resize((size, size), Image.Resampling.BICUBIC, box=b)) for b in _boxes(image, size, windows, seed)]
+
+
+def _boxes(image: Image.Image, size: int, windows: int, seed: int) -> Iterator[tuple[float, float, float, float]]:
+    """Square windows, log-uniform from the training size to the short side, anywhere inside."""
+    rng = np.random.default_rng(seed)
+    for _ in range(windows):
+        side = math.exp(rng.uniform(math.log(size), math.log(min(image.size))))
+        x, y = rng.uniform(0, image.width - side), rng.uniform(0, image.height - side)
+        yield x, y, x + side, y + side
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).transpose(2, 0, 1)
 
 
 def split_source(text: str) -> tuple[Path, str]:
-    """`path` or `path:prefix`: of a folder or zip, only the members whose name begins with prefix."""
-    path, _, prefix = text.rpartition(":")
-    return (Path(path), prefix) if path else (Path(text), "")
+    """`path` or `path:pattern`: of a folder or zip, only the members whose name matches the shell pattern."""
+    path, _, pattern = text.rpartition(":")
+    return (Path(path), pattern) if path else (Path(text), "*")
 
 
-def pack(sources: Iterable[str], size: int, cache: Path) -> tuple[Tensor, str]:
-    """All images of the sources in order: ((N, 3, size, size) uint8, digest of sources and size).
+def pack(sources: Iterable[str], size: int, cache: Path, *, windows: int = 1) -> tuple[Tensor, str]:
+    """All images of the sources in order: ((N, 3, size, size) uint8, digest of sources and options).
 
-    Raises PretrainError where a source is absent or holds no image.
+    windows: squares that a large photograph gives. Raises PretrainError where a source is absent or holds no image.
     """
     listing = []
-    for path, prefix in map(split_source, sources):
+    for path, pattern in map(split_source, sources):
         if not path.exists():
             raise PretrainError(f"{path}: no such folder or zip of training images")
-        names = _members(path, prefix)
+        names = _members(path, pattern)
         if not names:
-            raise PretrainError(f"{path}: no {', '.join(SUFFIXES)} file whose name begins with {prefix!r}")
+            raise PretrainError(f"{path}: no {', '.join(SUFFIXES)} file whose name matches {pattern!r}")
         listing.append((path, names))
-    facts = repr([(p.name, sum(1 for _ in n), n) for p, n in listing]) + str(size)
+    facts = repr([(p.name, n) for p, n in listing]) + f"{size} {windows}"
     digest = hashlib.sha256(facts.encode()).hexdigest()
     target = cache / f"corpus-{digest[:16]}.pt"
     if not target.exists():
-        _write(target, torch.from_numpy(_decode(listing, size)))
+        _write(target, torch.from_numpy(_decode(listing, size, windows)))
     return torch.load(target, weights_only=True, mmap=True), digest
 
 
-def _decode(listing: list[tuple[Path, list[str]]], size: int) -> np.ndarray:
-    out = np.empty((sum(len(names) for _, names in listing), 3, size, size), np.uint8)
-    row = 0
+def _decode(listing: list[tuple[Path, list[str]]], size: int, windows: int) -> np.ndarray:
+    found: list[np.ndarray] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for path, names in listing:
-            for pixels in pool.map(lambda data: _square(data, size), _read(path, names)):
-                out[row] = pixels
-                row += 1
-    return out
+            jobs = zip(_read(path, names), range(len(names)), strict=True)
+            for squares in pool.map(lambda job: _squares(job[0], size, windows, job[1]), jobs):
+                found += squares
+    return np.stack(found)
 
 
 def _write(target: Path, images: Tensor) -> None:

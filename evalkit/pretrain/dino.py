@@ -32,14 +32,16 @@ class Config:
 
     hidden: int = 512
     bottleneck: int = 128
-    prototypes: int = 2048
+    prototypes: int = 1024
     local_crops: int = 4
     global_size: int = 48
     local_size: int = 24
     global_scale: tuple[float, float] = (0.25, 1.0)
     local_scale: tuple[float, float] = (0.05, 0.25)
     jitter: tuple[float, float, float, float] = (0.3, 0.3, 0.2, 0.05)
-    grey: float = 0.1
+    jitter_p: float = 0.5
+    grey: float = 0.05
+    solarise: float = 0.0
     teacher_temp: float = 0.04
     student_temp: float = 0.1
     momentum: float = 0.99
@@ -74,8 +76,9 @@ class DINO(nn.Module):
     def views(self, images: Tensor, normalise: nn.Module, rng: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
         """Two large crops and the small ones of each image, normalised."""
         c = self.config
-        large = [Views(c.global_size, c.global_scale, c.jitter, grey_p=c.grey, solarise_p=p) for p in (0.0, 0.2)]
-        small = [Views(c.local_size, c.local_scale, c.jitter, grey_p=c.grey)] * c.local_crops
+        colours = {"jitter": c.jitter, "jitter_p": c.jitter_p, "grey_p": c.grey}
+        large = [Views(c.global_size, c.global_scale, **colours, solarise_p=p) for p in (0.0, c.solarise)]
+        small = [Views(c.local_size, c.local_scale, **colours)] * c.local_crops
         make = lambda specs: [normalise(augment(images, v, rng)) for v in specs]  # noqa: E731
         return make(large), make(small)
 

@@ -12,25 +12,20 @@ Expect: the published procedure's numbers for a bank of at least max(k) rows, wi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from evalkit.errors import FeatureError, ProtocolError, UsageError
+from evalkit.errors import ProtocolError, UsageError
 from evalkit.metrics import bootstrap, classification
-from evalkit.runners.neighbours import Bank
-from evalkit.types import Features, Job, Part, Score
-
-Pooling = Literal["cls", "mean", "cls+mean"]
+from evalkit.metrics.neighbours import nearest
+from evalkit.probing import pooling as pool
+from evalkit.types import Features, Job, Score
 
 TOP = 5
 """Classes that `predict` keeps per query: enough for top-1 and top-5."""
-
-BUDGET = 1 << 24
-"""Similarities held at once (64 MB): large enough for an efficient product, small enough for a laptop."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +34,19 @@ class Config:
 
     ks: neighbours, each scored separately; DINO's 10, 20, 100, 200 (Mugs: 10 15 20 30 40 50 100 200; MMC: 10 20 50 100;
     SelfPatch: 20). temperature: divides the cosine, smaller trusts the nearest more; DINO's 0.07 (Mugs: 0.05 for ViT-S,
-    0.04 for ViT-B and L). poolings: which representation; "cls" as DINO, "mean" of the patch tokens, "cls+mean" their
+    0.04 for ViT-B and L). pooling: which representations; "cls" as DINO, "mean" of the patch tokens, "cls+mean" their
     concatenation (MMC Tables 6 and 11). MMC does not say how the two are scaled: here they are concatenated as the
     encoder gives them and the result is L2-normalised.
+    Raises UsageError for a value that cannot be.
     """
 
     ks: tuple[int, ...] = (10, 20, 100, 200)
     temperature: float = 0.07
-    poolings: tuple[Pooling, ...] = ("cls",)
+    pooling: tuple[pool.Pooling, ...] = ("cls",)
 
     def __post_init__(self) -> None:
-        _check_votes(self.ks, self.temperature)
-        if not self.poolings or len(set(self.poolings)) < len(self.poolings):
-            raise UsageError(f"poolings is {list(self.poolings)}; at least one is needed, each once: cls, mean, cls+mean")
+        _check_options(self.ks, self.temperature)
+        pool.check(self.pooling)
 
 
 def vote(
@@ -65,23 +60,24 @@ def vote(
 ) -> Tensor:
     """Class votes for each k; a pure function on plain tensors of one device.
 
-    queries, bank: (Q, D) and (N, D), any float dtype, any norm (rows are normalised here; a zero row has cosine 0 to all).
-    labels: (N,) int64 from 0, gaps allowed. ks: each in [1, N]. temperature: above 0. classes: C, by default the largest
-    label plus 1.
+    queries, bank: (Q, D) and (N, D), any float dtype, any norm (rows are normalised here; a zero row has cosine 0 to
+    all).
+    labels: (N,) int64 from 0, gaps allowed. ks: each in [1, N]. temperature: above 0. classes: C, by default the
+    largest label plus 1.
     Returns (len(ks), Q, C) float32: sums of exp((s - s_max) / temperature) with s_max the query's best similarity, so
     that nothing overflows; 0 for a class without a neighbour. Equal float32 similarity at rank k: the earlier row of
     the bank is taken. The whole result is held: for many queries use `predict`.
     Raises ProtocolError for an empty bank or no queries, a k larger than N, labels that do not fit; FeatureError for
     features that are not finite or differ in width; UsageError for ks or a temperature that cannot be.
     """
-    prepared = _prepare(queries, bank, labels, ks=ks, temperature=temperature)
-    classes = _class_count(labels, classes)
+    _check_options(ks, temperature)
+    classes = _class_count(labels, len(bank), classes)
+    depths = sorted(set(ks))
     pieces = [
-        torch.stack(list(_prefix_votes(values, labels[index], ks, temperature, classes)))
-        for values, index in prepared.nearest(queries, max(ks), _block(None, len(bank)))
+        torch.stack([votes.clone() for votes in _votes(values, labels[index], depths, temperature, classes)])
+        for values, index in nearest(queries, bank, k=depths[-1])
     ]
-    order = torch.tensor([sorted(set(ks)).index(k) for k in ks], device=queries.device)
-    return torch.cat(pieces, dim=1)[order]
+    return torch.cat(pieces, dim=1)[[depths.index(k) for k in ks]]
 
 
 def predict(
@@ -97,23 +93,24 @@ def predict(
     """The best five classes for each k, in blocks of queries: neither (Q, N) nor (len(ks), Q, C) is ever held.
 
     Arguments and errors as `vote`; block: queries at once, by default so many that a block has 2^24 similarities.
-    Returns (len(ks), Q, min(5, C)) int64, best first; equal votes, and classes without any vote, in the order of their ids.
+    Returns (len(ks), Q, min(5, C)) int64, best first; equal votes, and classes without any vote, in the order of
+    their ids.
     """
-    prepared = _prepare(queries, bank, labels, ks=ks, temperature=temperature)
-    classes = _class_count(labels, classes)
-    order = [sorted(set(ks)).index(k) for k in ks]
-    unvoted = -1.0 - torch.arange(classes, device=queries.device, dtype=torch.float32)
-    best = torch.empty(len(ks), len(queries), min(TOP, classes), dtype=torch.int64, device=queries.device)
-    start = 0
-    for values, index in prepared.nearest(queries, max(ks), _block(block, len(bank))):
-        rows = slice(start, start + len(values))
-        votes = _prefix_votes(values, labels[index], ks, temperature, classes)
-        # below every vote and falling with the id: classes without a vote need no tie to be broken
-        found = [classification.ranked(torch.where(v > 0, v, unvoted), TOP) for v in votes]
-        for place, which in enumerate(order):
-            best[place, rows] = found[which]
-        start = rows.stop
-    return best
+    _check_options(ks, temperature)
+    classes = _class_count(labels, len(bank), classes)
+    depths = sorted(set(ks))
+    # Below every vote and falling with the id: classes without a vote then need no tie to be broken.
+    unvoted = -1.0 - torch.arange(classes, device=labels.device, dtype=torch.float32)
+    pieces = [
+        torch.stack(
+            [
+                classification.ranked(torch.where(votes > 0, votes, unvoted), TOP)
+                for votes in _votes(values, labels[index], depths, temperature, classes)
+            ]
+        )
+        for values, index in nearest(queries, bank, k=depths[-1], block=block)
+    ]
+    return torch.cat(pieces, dim=1)[[depths.index(k) for k in ks]]
 
 
 def run(job: Job) -> Iterator[Score]:
@@ -125,17 +122,66 @@ def run(job: Job) -> Iterator[Score]:
     FeatureError where features are not finite.
     """
     config: Config = job.config
-    parts = parts_of(config.poolings)
+    parts = pool.parts_of(config.pooling)
     train, test = job.features("train", parts=parts), job.features("test", parts=parts)
     _check_splits(train, test)
     ks = _fitting(job, config.ks, len(train))
-    for pooling in job.track(config.poolings, "k-NN", total=len(config.poolings)):
-        prefix = "" if pooling == config.poolings[0] else f"{pooling}/"
-        yield from _scores(job, _pooled(train, pooling, job), _pooled(test, pooling, job), train, test, ks, prefix)
+    classes = 1 + int(torch.cat([train.labels, test.labels]).max())
+    for pooling in job.track(config.pooling, "k-NN", total=len(config.pooling)):
+        bank, queries = (pool.of_features(split, pooling).to(job.device) for split in (train, test))
+        labels = train.labels.to(job.device)
+        ranking = predict(queries, bank, labels, ks=ks, temperature=config.temperature, classes=classes).cpu()
+        prefix = "" if pooling == config.pooling[0] else f"{pooling}/"
+        for k, row in zip(ks, ranking, strict=True):
+            for n in (1, 5) if k >= 5 and classes > 5 else (1,):
+                outcomes = classification.correct(row, test.labels, n).numpy()
+                yield bootstrap.score(f"{prefix}top{n}@k={k}", outcomes, test.groups.numpy(), seed=job.seed)
 
 
-def parts_of(poolings: Iterable[str]) -> tuple[Part, ...]:
-    """The stored representations that the poolings are made from, "cls" first."""
-    asked = {part for pooling in poolings for part in pooling.split("+")}
-    known: tuple[Part, ...] = ("cls", "mean")
-    return tuple(part for part in known if part in asked)
+def _votes(
+    values: Tensor, neighbours: Tensor, depths: Sequence[int], temperature: float, classes: int
+) -> Iterator[Tensor]:
+    """(B, C) votes at each depth, ascending; one tensor that grows, so use it before asking for the next."""
+    weights = ((values - values[:, :1]) / temperature).exp()
+    votes = values.new_zeros(len(values), classes)
+    done = 0
+    for depth in depths:
+        votes.scatter_add_(1, neighbours[:, done:depth], weights[:, done:depth])
+        done = depth
+        yield votes
+
+
+def _check_options(ks: Sequence[int], temperature: float) -> None:
+    if not ks or min(ks) < 1 or len(set(ks)) < len(ks):
+        raise UsageError(f"ks is {list(ks)}; at least one number of neighbours is needed, each from 1 and only once")
+    if not 0 < temperature < float("inf"):
+        raise UsageError(f"temperature is {temperature}; it must be a finite number above 0")
+
+
+def _class_count(labels: Tensor, rows: int, classes: int | None) -> int:
+    if labels.shape != (rows,):
+        raise ProtocolError(
+            f"each of the {rows} rows of the bank needs one label; labels of shape {tuple(labels.shape)} came"
+        )
+    low, high = (int(labels.min()), int(labels.max())) if rows else (0, 0)
+    if low < 0:
+        raise ProtocolError(f"the bank holds the label {low}; classes are numbered from 0, unlabelled rows cannot vote")
+    if classes is not None and classes <= high:
+        raise ProtocolError(f"the bank holds the label {high}, but only {classes} classes were announced")
+    return high + 1 if classes is None else classes
+
+
+def _check_splits(train: Features, test: Features) -> None:
+    if len(train) == 0 or len(test) == 0:
+        raise ProtocolError(f"k-NN needs images in both splits: train has {len(train)}, test has {len(test)}")
+    if classification.seen_classes(train.labels) < 2:
+        raise ProtocolError("all training images have the same class: every vote would be right by definition")
+
+
+def _fitting(job: Job, ks: Sequence[int], rows: int) -> tuple[int, ...]:
+    left = tuple(k for k in ks if k <= rows)
+    if not left:
+        raise ProtocolError(f"every k of {list(ks)} is larger than N = {rows}, the number of training images")
+    if len(left) < len(ks):
+        job.fact("ks_left_out", {"ks": [k for k in ks if k > rows], "because": f"larger than the bank of {rows}"})
+    return left

@@ -1,0 +1,46 @@
+# evalkit. `make help` lists what can be made; the first target that needs it sets up .venv by itself.
+SHELL := /bin/sh
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+SUITE ?= demo
+ENCODERS ?= shipped
+RUNS ?= runs
+
+.PHONY: help setup demo test lint bench table clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with the locked versions (the other targets do it by themselves)
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "evalkit needs Python 3.11 or newer; none found (set PYTHON=/path/to/python3)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the locked versions into .venv (some minutes the first time, 5 GB) ..."
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $(READY)
+
+demo: $(READY) ## measure the shipped encoders on the demo suite and print the table
+	@$(BIN)/evalkit eval $(ENCODERS) --suite demo --out $(RUNS)
+	@$(BIN)/evalkit table demo --out $(RUNS) --write
+
+table: $(READY) ## the same for another suite: make table SUITE=mini [ENCODERS="micro-dino random"] [EVALKIT_DATA=...]
+	@$(BIN)/evalkit eval $(ENCODERS) --suite $(SUITE) --out $(RUNS)
+	@$(BIN)/evalkit table $(SUITE) --out $(RUNS) --write
+
+test: $(READY) ## run every test
+	@$(BIN)/python -m pytest -n 2 -q
+
+lint: $(READY) ## style (ruff) and types (mypy --strict)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: $(READY) ## speed and memory, ours beside the published procedure, as ratios
+	@set -e; for b in knn linear extraction; do echo "== bench/$$b.py"; $(BIN)/python bench/$$b.py; done
+
+clean: ## remove .venv, records and caches of tools (stored features stay: evalkit cache prune)
+	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

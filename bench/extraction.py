@@ -1,0 +1,246 @@
+"""Extraction against its limits, both sides in one run: `python bench/extraction.py [--quick]`.
+
+(a) images decoded already: `extract` against the bare forward of the same timm ViT-S/16 at the same batch size and
+precision. (b) JPEG files on the CPU, where decoding and forward share the cores: images per second against
+    1 / (1 / decode + 1 / forward), with decoding measured alone on all cores.
+(c) peak memory of a process that extracts n images and of one that extracts 4 n.
+
+Each line: name, ours, plain, ratio, target, met or NOT MET. The exit code is 1 where a target is not met. Both sides
+are timed in turn, and the best of the rounds counts, which is what a shared machine disturbs least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from evalkit.features import view as views
+from evalkit.features.extract import ExtractOptions, extract
+from evalkit.features.key import Request
+from evalkit.features.store import FeatureStore
+from evalkit.types import EncoderSpec, Preprocessing, Sample, Tokens, View
+
+THREADS = 2
+BATCH = 64
+VIEW = View(224, 256)
+REQUEST = Request(("cls", "mean"))
+
+
+class Plain:
+    """A timm vision transformer as an encoder, with nothing between."""
+
+    def __init__(self, name: str = "vit_small_patch16_224") -> None:
+        self.model: Any = timm.create_model(name, pretrained=False, num_classes=0).eval()
+        self.spec = EncoderSpec(
+            name,
+            "timm",
+            name,
+            384,
+            12,
+            6,
+            16,
+            (14, 14),
+            Preprocessing(),
+            "untrained",
+            "",
+            1,
+            frozenset({"cls"}),
+            seed=0,
+        )
+
+    def to(self, device: torch.device) -> Plain:
+        """The same encoder: the bench runs on the CPU."""
+        return self
+
+    def encode(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: Any = True) -> tuple[Tokens, ...]:
+        """The last block after the final norm."""
+        tokens = self.model.forward_features(images)
+        return (Tokens(tokens[:, 0], tokens[:, 1:].unflatten(1, (14, 14))),)
+
+    def project(self, tokens: Tokens, at: str = "output") -> Tensor:
+        """Not measured."""
+        raise NotImplementedError
+
+    def attention(self, images: Tensor, queries: Sequence[str | int] = ("cls",)) -> Tensor:
+        """Not measured."""
+        raise NotImplementedError
+
+
+class Dim(Plain):
+    """An encoder that costs nothing, so that memory is what extraction itself takes."""
+
+    def encode(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: Any = True) -> tuple[Tokens, ...]:
+        """Constant tokens."""
+        return (Tokens(torch.ones(len(images), 384), torch.ones(len(images), 14, 14, 384)),)
+
+
+@dataclass
+class Files:
+    """JPEG files as a data set; with `held` the decoded images instead."""
+
+    paths: list[Path]
+    repeat: int = 1
+    held: list[Image.Image] | None = None
+    name: str = "bench"
+    split: str = "test"
+    classes: tuple[str, ...] = ("one",)
+    digest: str = "bench"
+
+    def __len__(self) -> int:
+        return len(self.paths) * self.repeat
+
+    def __getitem__(self, index: int, /) -> Sample:
+        return Sample(str(index), str(index), 0)
+
+    def image(self, group: str) -> Image.Image:
+        """One photograph."""
+        number = int(group) % len(self.paths)
+        return self.held[number] if self.held is not None else Image.open(self.paths[number]).convert("RGB")
+
+    def describe(self) -> dict[str, Any]:
+        """Nothing to tell."""
+        return {}
+
+    def __getitems__(self, numbers: list[int]) -> list[int]:
+        """Decoding alone, for the plain side: as simple as a loader can be."""
+        for number in numbers:
+            views.apply(self.image(str(number)), None, VIEW)
+        return numbers
+
+
+def photographs(folder: Path, count: int) -> Files:
+    """Smooth noise of the size of ImageNet's photographs, as JPEG files of some 60 kB."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (94, 125, 3), dtype=np.uint8)).resize((500, 375))
+        coarse.save(folder / f"{number}.jpg", quality=90)
+    return Files(sorted(folder.iterdir()))
+
+
+def ours(encoder: Any, dataset: Files, workers: int | None = None) -> None:
+    """One extraction that keeps its result in memory."""
+    extract(encoder, dataset, VIEW, REQUEST, options=ExtractOptions(batch_size=BATCH, workers=workers))
+
+
+def bare(encoder: Plain, images: int) -> None:
+    """The forward alone, over normalised batches."""
+    batch = torch.randn(BATCH, 3, 224, 224)
+    with torch.inference_mode():
+        for _ in range(images // BATCH):
+            encoder.model.forward_features(batch)
+
+
+def decode(dataset: Files) -> None:
+    """Decoding, resizing and cropping alone, one process per core."""
+    loader: DataLoader[Any] = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_size=16,
+        num_workers=THREADS,
+        collate_fn=list,
+        generator=torch.Generator(),
+    )
+    for _ in loader:
+        pass
+
+
+def seconds(rounds: int, *works: Callable[[], None]) -> list[float]:
+    """Least time of each work, taken in turn so that a disturbance meets all."""
+    best = [float("inf")] * len(works)
+    for _ in range(rounds):
+        for number, work in enumerate(works):
+            start = time.perf_counter()
+            work()
+            best[number] = min(best[number], time.perf_counter() - start)
+    return best
+
+
+def peak(images: int, folder: Path) -> float:
+    """Peak memory in MB of a process that extracts `images` images into a store."""
+    command = [sys.executable, __file__, "--peak", str(images), str(folder)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1024
+
+
+def extract_and_tell(images: int, folder: Path) -> int:
+    """The work of the process whose memory is measured; prints its peak in kB."""
+    torch.set_num_threads(THREADS)
+    paths = sorted((folder / "jpeg").iterdir())
+    store = FeatureStore(folder / f"store-{images}")
+    options = ExtractOptions(batch_size=BATCH, store=store, shard_rows=64)
+    extract(Dim(), Files(paths, images // len(paths)), VIEW, Request(("cls", "patches")), options=options)
+    status = Path("/proc/self/status").read_text()
+    print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+    return 0
+
+
+def line(
+    name: str, values: tuple[float, float], unit: str, ratio: float, target: float, *, at_most: bool = False
+) -> bool:
+    """Prints one comparison; whether its target is met."""
+    met = ratio <= target if at_most else ratio >= target
+    left, right = (f"{value:8.1f} {unit}" for value in values)
+    sign = "<=" if at_most else ">="
+    print(
+        f"{name:34} ours {left}   plain {right}   ratio {ratio:5.3f}   target {sign} {target}   {'met' if met else 'NOT MET'}"
+    )
+    return met
+
+
+def main() -> int:
+    """Runs the comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a quarter of the images, one round")
+    parser.add_argument("--workers", type=int, help="decoding processes in (b); default: what extraction chooses")
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        return extract_and_tell(int(arguments.peak[0]), Path(arguments.peak[1]))
+    torch.set_num_threads(THREADS)
+    count, rounds = (128, 1) if arguments.quick else (256, 3)
+    with tempfile.TemporaryDirectory() as folder:
+        return compare(Path(folder), count, rounds, workers=arguments.workers)
+
+
+def compare(folder: Path, count: int, rounds: int, *, workers: int | None) -> int:
+    """The three lines; 0 where all are met."""
+    (folder / "jpeg").mkdir()
+    files = photographs(folder / "jpeg", count)
+    crops = [image.resize((224, 224)) for image in map(files.image, map(str, range(count)))]
+    encoder, memory = Plain(), Files(files.paths, held=crops)
+    bare(encoder, BATCH)
+    inside, forward, outside, decoding = seconds(
+        rounds,
+        lambda: ours(encoder, memory, 0),
+        lambda: bare(encoder, count),
+        lambda: ours(encoder, files, workers),
+        lambda: decode(files),
+    )
+    speeds = [count / inside, count / forward, count / outside, count / (decoding + forward)]
+    met = [
+        line("(a) decoded images", (speeds[0], speeds[1]), "images/s", speeds[0] / speeds[1], 0.95),
+        line("(b) JPEG files, shared cores", (speeds[2], speeds[3]), "images/s", speeds[2] / speeds[3], 0.85),
+    ]
+    print(
+        f"    decoding alone {count / decoding:.1f} images/s on {THREADS} cores, forward alone {speeds[1]:.1f} images/s"
+    )
+    small, large = peak(8 * count, folder), peak(32 * count, folder)
+    name = f"(c) peak, {32 * count} over {8 * count} images"
+    met.append(line(name, (large, small), "MB", large / small, 1.1, at_most=True))
+    return 0 if all(met) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

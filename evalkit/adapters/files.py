@@ -1,0 +1,139 @@
+"""Opening a checkpoint file that may come from anywhere: what kind it is, its digest, and its content as a dictionary.
+
+`.safetensors` (https://github.com/huggingface/safetensors, "Format"): 8 bytes little-endian length, a JSON header of
+{name: {dtype, shape, data_offsets}}, then the data. Everything the header says is checked against the file before
+anything is allocated. Pickled PyTorch files: see `pickles.py`. The kind is read from the content, never from the
+suffix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from evalkit.adapters import pickles
+from evalkit.errors import CheckpointError, DigestMismatch, UnsafeFile
+
+HEADER_LIMIT = 100 << 20
+"""Bytes of a safetensors header, as its own library limits it."""
+
+BITS = {
+    **dict.fromkeys(("F64", "I64", "U64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 8),
+}
+
+
+@dataclass(frozen=True)
+class RawCheckpoint:
+    """A file as it was found. state: nested dictionaries down to tensors (CPU, mapped from the file where the format
+    lets that). container: "safetensors", "torch-zip" or "torch-legacy". sha256: of the whole file, in hexadecimal."""
+
+    state: Mapping[str, Any]
+    container: str
+    sha256: str
+    path: Path
+
+
+def read(path: str | Path, *, sha256: str = "") -> RawCheckpoint:
+    """Opens one checkpoint file. sha256: what the digest has to be, checked before the content is looked at.
+
+    Raises CheckpointError where there is no file, or it is no checkpoint, truncated or damaged; UnsafeFile where it
+    would run code or lies about its size; DigestMismatch where it is another file than the one named.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    digest = _digest(path)
+    if sha256 and digest != sha256.lower():
+        raise DigestMismatch(f"{path} is not the file that the manifest names: sha256 {digest}, expected {sha256}")
+    readers = {"safetensors": _read_safetensors, "torch-zip": pickles.load_zip, "torch-legacy": pickles.load_legacy}
+    return RawCheckpoint(state=readers[kind](path), container=kind, sha256=digest, path=path)
+
+
+def _kind(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint file at {path}") from None
+    except IsADirectoryError:
+        raise CheckpointError(
+            f"{path} is a folder; a checkpoint is one file (.safetensors, .pth, .pt, .bin, .tar)"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    if not head:
+        raise CheckpointError(f"{path} is empty")
+    if head.startswith(b"PK\x03\x04"):
+        return "torch-zip"
+    if head[8:9] == b"{":
+        return "safetensors"
+    if head[257:262] == b"ustar":
+        raise CheckpointError(f"{path} is a tar archive (torch before 0.2): load and save it again with a newer torch")
+    if head.startswith(b"\x1f\x8b"):
+        raise CheckpointError(f"{path} is compressed with gzip: unpack it first")
+    return "torch-legacy"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Any]:
+    _check_safetensors(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def _check_safetensors(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > HEADER_LIMIT and length > size:
+            raise UnsafeFile(f"{path} lies about its size: its header claims {length:,} bytes, the file has {size:,}")
+        if length > HEADER_LIMIT:
+            raise UnsafeFile(f"{path}: its header has {length:,} bytes, more than {HEADER_LIMIT >> 20} MB")
+        if size < 8 + length:
+            raise CheckpointError(
+                f"{path} is truncated, or no checkpoint: {size:,} bytes, its header alone says {length:,}"
+            )
+        header = _parse(file.read(length), path)
+    end = max((_check_entry(name, entry, path) for name, entry in header.items() if name != "__metadata__"), default=0)
+    if end > size - 8 - length:
+        raise CheckpointError(f"{path} is truncated: {size:,} bytes, its header describes {end + 8 + length:,}")
+
+
+def _parse(header: bytes, path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(header)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is no checkpoint, or damaged: its header is no JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is damaged: its header is no table of tensors")
+    return content
+
+
+def _check_entry(name: str, entry: Any, path: Path) -> int:
+    """The end of one tensor's data, after its shape and offsets are found to agree."""
+    try:
+        bits, shape, (begin, end) = (BITS[entry["dtype"]], entry["shape"], entry["data_offsets"])
+        plain = all(type(n) is int and 0 <= n < 1 << 48 for n in [*shape, begin, end]) and len(shape) <= 8
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{path} is damaged: entry {name[:80]!r} of its header is {str(entry)[:120]}") from None
+    if not plain or math.prod(shape) * bits // 8 != end - begin:
+        raise UnsafeFile(
+            f"{path} lies about its size: {name[:80]!r} has shape {str(shape)[:80]} in bytes {begin} to {end}"
+        )
+    return int(end)

@@ -1,0 +1,90 @@
+"""Pretraining heads that checkpoints carry, for `Encoder.project`.
+
+DINO's head (Caron et al. 2021, arXiv:2104.14294; facebookresearch/dino 7c446df, vision_transformer.py:257-294): an
+MLP of linear layers with GELU between (optionally batch norm), L2 normalisation, and a weight-normed layer of
+prototypes without bias. Files of evalkit's own pretraining leave the prototypes out: at 65,536 x 256 values they
+weigh more than the encoder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from evalkit.errors import KeyMismatch, NoProjection
+
+
+class Prototypes(nn.Module):
+    """A linear layer whose rows have the length `weight_g` and the direction `weight_v`."""
+
+    def __init__(self, out: int, dim: int) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(out, 1))
+        self.weight_v = nn.Parameter(torch.zeros(out, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) -> (B, prototypes)."""
+        return F.linear(x, self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True)))
+
+
+class DINOHead(nn.Module):
+    """mlp: its layers. last_layer: the prototypes, None where the file leaves them out."""
+
+    def __init__(self, mlp: nn.Sequential, last_layer: Prototypes | None) -> None:
+        super().__init__()
+        self.mlp = mlp
+        self.last_layer = last_layer
+
+    def forward(self, cls: Tensor, *, bottleneck: bool = False) -> Tensor:
+        """(B, D) class tokens after the final norm -> (B, prototypes) logits, or with `bottleneck` the (B, D') unit
+        vectors that enter the prototype layer. Raises NoProjection for the logits where the file has no prototypes."""
+        x = F.normalize(self.mlp(cls), dim=-1)
+        if bottleneck:
+            return x
+        if self.last_layer is None:
+            raise NoProjection("the file's head ends at its bottleneck: the prototype layer is not shipped")
+        return self.last_layer(x)  # type: ignore[no-any-return]
+
+
+def dino_head(state: Mapping[str, Tensor], dim: int) -> DINOHead:
+    """An empty head of the sizes that the keys `mlp.<i>.weight` and `last_layer.weight_v` have. dim: the encoder's
+    width.
+
+    Sizes are read from the file since nothing else depends on them. Raises KeyMismatch where it is no such head.
+    """
+    layers = {int(m[1]): value for key, value in state.items() if (m := re.fullmatch(r"mlp\.(\d{1,2})\.weight", key))}
+    prototypes = state.get("last_layer.weight_v")
+    matrices = [w for _, w in sorted(layers.items()) if w.ndim == 2] + ([] if prototypes is None else [prototypes])
+    widths = [dim, *(w.shape[0] for w in matrices)]
+    if _places(layers) not in (_plan(layers, 2), _plan(layers, 3)) or any(
+        w.ndim != 2 or w.shape[1] != width for w, width in zip(matrices, widths, strict=False)
+    ):
+        found = ", ".join(f"{key} {tuple(value.shape)}" for key, value in sorted(state.items())[:8])
+        raise KeyMismatch(f"the head is none of DINO's for {dim} dimensions: expected mlp.0, mlp.2 ..., found {found}")
+    mlp = nn.Sequential(*(_layer(layers.get(i)) for i in range(max(layers) + 1)))
+    return DINOHead(mlp, None if prototypes is None else Prototypes(*prototypes.shape))
+
+
+def _places(layers: Mapping[int, Tensor]) -> dict[int, int]:
+    """{index: 2 for a matrix, 1 for the vector of a batch norm}."""
+    return {i: w.ndim for i, w in layers.items()}
+
+
+def _plan(layers: Mapping[int, Tensor], step: int) -> dict[int, int]:
+    """Where an MLP has weights: linear, GELU (step 2) or linear, batch norm, GELU (step 3), and a linear one last."""
+    last = max(layers, default=0)
+    norms = {i + 1: 1 for i in range(0, last, 3)} if step == 3 else {}
+    return {i: 2 for i in range(0, last + 1, step)} | norms
+
+
+def _layer(weight: Tensor | None) -> nn.Module:
+    """A place without weights is the activation; a vector of weights is batch norm."""
+    if weight is None:
+        return nn.GELU()
+    if weight.ndim == 1:
+        return nn.BatchNorm1d(len(weight))
+    return nn.Linear(weight.shape[1], weight.shape[0])

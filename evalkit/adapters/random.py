@@ -1,0 +1,28 @@
+"""The control `random`: DINO's architectures with untrained, seeded weights. A score that does not beat it means
+nothing.
+
+Weights: truncated normal of deviation 0.02, biases zero, as DINO starts (`VisionTransformer.initialise`). For scale:
+10-NN on 15 classes of clothing crops gives 0.13-0.30 with such networks.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from evalkit.adapters import dino, specs
+from evalkit.adapters.vit import VisionTransformer, ViTEncoder
+from evalkit.types import Encoder, Manifest
+
+VERSION = 1
+NEEDS_FILE = False
+ARCHITECTURES = dino.ARCHITECTURES
+SOURCE = "as for DINO: ImageNet mean and std"
+
+
+def load(manifest: Manifest, raw: None = None) -> Encoder:
+    """The untrained encoder of the manifest's seed (0 where it has none); the same weights on every machine."""
+    config, seed = ARCHITECTURES[manifest.arch], manifest.seed or 0
+    vit = specs.build(lambda: VisionTransformer(config)).initialise(torch.Generator().manual_seed(seed))
+    origin = specs.Origin(network="untrained", version=VERSION, seed=seed)
+    spec = specs.vit_spec(manifest, config, origin, parameters=specs.count(vit), projects=False, source=SOURCE)
+    return ViTEncoder(vit, spec)

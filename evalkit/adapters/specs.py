@@ -1,0 +1,75 @@
+"""What the adapters say of an encoder: `EncoderSpec` filled from the shared transformer's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from evalkit.adapters.vit import ViTConfig
+from evalkit.types import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, Manifest, Need, Preprocessing
+
+VIT_OFFERS: frozenset[Need] = frozenset({"cls", "patches", "blocks", "attention"})
+"""What a vision transformer with a class token can always give."""
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an encoder's weights come from. network: which of the file's networks. audit: what loading did."""
+
+    network: str
+    version: int
+    digest: str = ""
+    seed: int | None = None
+    audit: Mapping[str, Any] = field(default_factory=dict)
+
+
+def build(make: Callable[[], M]) -> M:
+    """What `make` makes, without touching the global random state that default weights are drawn from."""
+    with torch.random.fork_rng(devices=[]):
+        return make()
+
+
+def count(module: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def preprocessing(manifest: Manifest, size: int, source: str) -> Preprocessing:
+    """The manifest's preprocessing where it states one, else ImageNet's mean and std at `size` pixels, by `source`.
+
+    A manifest that leaves everything at its default states nothing.
+    """
+    if manifest.preprocessing != Preprocessing():
+        return manifest.preprocessing
+    return Preprocessing(size, IMAGENET_MEAN, IMAGENET_STD, source)
+
+
+def vit_spec(
+    manifest: Manifest, config: ViTConfig, origin: Origin, *, parameters: int, projects: bool, source: str
+) -> EncoderSpec:
+    """The spec of a `VisionTransformer`. source: of the preprocessing, where the manifest states none."""
+    lacks = set() if config.cls else {"cls"}
+    return EncoderSpec(
+        id=manifest.id,
+        family=manifest.family,
+        arch=manifest.arch,
+        dim=config.dim,
+        depth=config.depth,
+        heads=config.heads,
+        patch=config.patch,
+        grid=config.grid,
+        preprocessing=preprocessing(manifest, config.size, source),
+        network=origin.network,
+        digest=origin.digest,
+        adapter_version=origin.version,
+        offers=(VIT_OFFERS - lacks) | ({"projection"} if projects else set()),
+        seed=origin.seed,
+        parameters=parameters,
+        audit=origin.audit,
+    )

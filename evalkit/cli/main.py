@@ -1,0 +1,59 @@
+"""The command `evalkit`: argument parsing only. Heavy libraries are imported by the commands that need them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from evalkit.cli import cache, catalogue, data, measure, table
+from evalkit.errors import EvalkitError
+from evalkit.version import __version__
+
+app = typer.Typer(
+    name="evalkit",
+    help="How good is this frozen vision encoder, from whole scenes to single patches? Numbers with n, interval and record.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("eval")(measure.evaluate)
+app.command("repeat")(measure.repeat)
+app.command("table")(table.table)
+app.command("list")(catalogue.list_)
+app.command("describe")(catalogue.describe)
+app.add_typer(data.app, name="data")
+app.add_typer(cache.app, name="cache")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"evalkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line: an EvalkitError is one message and exit code 1, a wrong option exit code 2."""
+    try:
+        app()
+    except EvalkitError as error:
+        typer.echo(f"evalkit: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("evalkit: interrupted; what was computed is kept, the same command goes on from there", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""`evalkit eval` and `evalkit repeat`."""
+
+from __future__ import annotations
+
+import enum
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evalkit import catalog
+from evalkit.errors import RecordError, UsageError
+
+if TYPE_CHECKING:
+    from evalkit.engine.evaluate import Outcome, Session
+    from evalkit.progress import RichProgress
+    from evalkit.records import Record
+    from evalkit.types import Encoder, Recipe
+
+SHIPPED = "shipped"
+
+
+class Device(enum.StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(enum.StrEnum):
+    """In which arithmetic the encoder runs."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+def _begins(names: list[str], incomplete: str) -> list[str]:
+    return [n for n in names if n.startswith(incomplete)]
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Recipe ids for the shell."""
+    return _begins(catalog.recipes(), incomplete)
+
+
+def complete_suite(incomplete: str) -> list[str]:
+    """Suite ids for the shell."""
+    return _begins(catalog.suites(), incomplete)
+
+
+def complete_encoder(incomplete: str) -> list[str]:
+    """Encoder ids for the shell."""
+    return _begins([*catalog.manifests(), SHIPPED], incomplete)
+
+
+def evaluate(
+    checkpoint: Annotated[list[str], typer.Argument(
+        help="Zoo ids, manifest files or weights files; 'shipped' means every encoder that travels with evalkit.",
+        autocompletion=complete_encoder)],
+    recipe: Annotated[list[str] | None, typer.Option("--recipe", "-r", help="A recipe id or file; may be given again.",
+                                                     autocompletion=complete_recipe)] = None,
+    suite: Annotated[str | None, typer.Option("--suite", "-s", help="All recipes of a suite.",
+                                              autocompletion=complete_suite)] = None,
+    family: Annotated[str, typer.Option(help="Family of a weights file: dino, timm ...")] = "",
+    arch: Annotated[str, typer.Option(help="Architecture of a weights file, as its family names it.")] = "",
+    network: Annotated[str, typer.Option(help="Which network of the file: teacher, student ... (the family's own if empty).")] = "",
+    data_root: Annotated[Path | None, typer.Option(envvar="EVALKIT_DATA", help="Folder that holds the datasets.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="NAME=PATH: where one dataset lies.")] = None,
+    device: Annotated[Device, typer.Option(help="auto: cuda where there is one.")] = Device.auto,
+    precision: Annotated[Precision, typer.Option(help="auto: bf16 on cuda, fp32 on the CPU.")] = Precision.auto,
+    limit: Annotated[int | None, typer.Option(help="At most N samples of each split, evenly spread.")] = None,
+    skip_broken: Annotated[bool, typer.Option(help="Leave out images that cannot be decoded, and record which.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("runs"),
+    seed: Annotated[int, typer.Option(help="Seed of everything random in the protocol.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON on standard output.")] = False,
+) -> None:  # fmt: skip
+    """Measure frozen encoders with recipes, and write one record per encoder and recipe.
+
+    What was measured before is found again; an interrupted command goes on where it stopped.
+    """
+    given = {k: _plain(v) for k, v in locals().items() if k not in ("checkpoint", "recipe", "suite")}
+    recipes = _recipes(recipe or [], suite)
+    targets = [t for c in checkpoint for t in (catalog.shipped_encoders() if c == SHIPPED else [c])]
+
+    from evalkit.engine.evaluate import Options, Session, load
+    from evalkit.progress import RichProgress
+
+    options = Options(
+        data_root=data_root, data=_pairs(data or []), device=device.value, precision=precision.value, limit=limit,
+        skip_broken=skip_broken, out=out, seed=seed,
+    )  # fmt: skip
+    with RichProgress(quiet=as_json) as progress:
+        session = Session(options, progress)
+        encoders = [load(t, family=family, arch=arch, network=network) for t in targets]
+        outcomes = [
+            o for t, e in zip(targets, encoders, strict=True)
+            for o in _measure(session, e, recipes, given | {"checkpoint": t, "suite": suite}, progress)
+        ]  # fmt: skip
+    _finish(outcomes, out, as_json)
+
+
+def _measure(
+    session: Session, encoder: Encoder, recipes: list[Recipe], given: dict[str, Any], progress: RichProgress
+) -> list[Outcome]:
+    outcomes = []
+    for outcome in session.run(encoder, recipes, given):
+        progress.say(_line(encoder.spec.id, outcome))
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _line(encoder: str, outcome: Outcome) -> str:
+    name = f"[bold]{encoder}[/] {outcome.recipe}"
+    if outcome.record is None:
+        return f"{name}: [red]failed[/], see below"
+    if outcome.record.status == "n/a":
+        return f"{name}: n/a, {outcome.record.reason}"
+    how = "record reused" if outcome.reused else f"{outcome.record.seconds:.1f} s"
+    return f"{name}: {describe_score(outcome.record)} ({how})"
+
+
+def describe_score(record: Record) -> str:
+    """`top1@k=10 51.2 % ± 4.1 (n 533)`: the headline of a record."""
+    score = record.score()
+    if score is None:
+        raise RecordError(f"{record.recipe['id']}: no score {record.recipe['headline']!r} in the record")
+    percent = score["unit"] == "fraction"
+    scale, unit = (100, " %") if percent else (1, f" {score['unit']}")
+    half = (score["high"] - score["low"]) / 2 if None not in (score["high"], score["low"]) else float("nan")
+    return f"{score['name']} {score['value'] * scale:.1f}{unit} ± {half * scale:.1f} (n {score['n']})"
+
+
+def _finish(outcomes: list[Outcome], out: Path, as_json: bool) -> None:
+    if as_json:
+        import dataclasses
+
+        typer.echo(json.dumps([dataclasses.asdict(o.record) for o in outcomes if o.record], indent=1, default=str))
+    else:
+        kept, fresh = sum(o.reused for o in outcomes), sum(o.record is not None and not o.reused for o in outcomes)
+        typer.echo(f"{fresh} measured now, {kept} reused; records in {out}/")
+    failed = [o for o in outcomes if o.error is not None]
+    for o in failed:
+        typer.echo(f"evalkit: {o.recipe}: {o.error}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _recipes(names: list[str], suite: str | None) -> list[Recipe]:
+    if suite is not None:
+        names = [*names, *dict.fromkeys(c.recipe for c in catalog.suite(suite).columns)]
+    if not names:
+        raise UsageError("nothing to measure: give --recipe or --suite (evalkit list recipes, evalkit list suites)")
+    return [catalog.recipe(n) for n in dict.fromkeys(names)]
+
+
+def _pairs(texts: list[str]) -> dict[str, Path]:
+    pairs = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise UsageError(f"--data {text!r}: it is NAME=PATH, for instance --data cifar10=/data/cifar10.zip")
+        pairs[name] = Path(path)
+    return pairs
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, (Path, enum.Enum)) else value
+
+
+def repeat(
+    record: Annotated[Path, typer.Argument(help="A record file.")],
+    out: Annotated[Path | None, typer.Option(help="Also write the new record into this folder.")] = None,
+) -> None:
+    """Measure a record's question again from the record alone, and say whether the numbers agree."""
+    from evalkit import records
+    from evalkit.engine.repeat import again
+
+    old = records.read(record)
+    new, rows = again(old, out)
+    moved = [name for name, before, after in rows if str(before) != str(after)]
+    for name, before, after in rows:
+        typer.echo(f"{name}: {before:.6g} then, {after:.6g} now" + ("  MOVED" if name in moved else ""))
+    if moved:
+        changed = {k: (v, new.environment.get(k)) for k, v in old.environment.items() if new.environment.get(k) != v}
+        typer.echo(f"evalkit: numbers moved; what differs: {changed or 'nothing that the record holds'}", err=True)
+        raise typer.Exit(1)

@@ -1,0 +1,52 @@
+"""A record's question asked again, from the record alone: weights, data and parameters as it names them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from evalkit.engine.evaluate import Options, Session, load
+from evalkit.errors import RecordError
+from evalkit.records import Record
+from evalkit.types import Recipe
+from evalkit.validation import parse
+
+Row = tuple[str, float, float]
+
+
+def again(record: Record, out: Path | None = None) -> tuple[Record, list[Row]]:
+    """The new record and (score, value then, value now) for each score.
+
+    Features are made anew in a store of this call's own, so that nothing is taken from the first run. Raises RecordError
+    where weights or data are no longer what they were, and the EvalkitError of whatever else is wrong.
+    """
+    import tempfile
+
+    given, resolved = record.arguments["given"], record.arguments["resolved"]
+    checkpoint = given.get("checkpoint") or record.encoder["id"]
+    encoder = load(checkpoint, **{k: given.get(k) or "" for k in ("family", "arch", "network")})
+    if encoder.spec.digest != record.encoder["digest"]:
+        raise RecordError(f"{checkpoint}: sha256 is {encoder.spec.digest}, the record's was {record.encoder['digest']}")
+    recipe = parse(Recipe, {k: v for k, v in record.recipe.items() if k != "resolved"}, "the record's recipe")
+    with tempfile.TemporaryDirectory(prefix="evalkit-repeat-") as folder:
+        options = Options(
+            data={record.data["folder"]: Path(record.data["path"])}, out=out, cache=Path(folder),
+            **{k: resolved[k] for k in ("device", "precision", "limit", "skip_broken", "seed")},
+        )  # fmt: skip
+        outcome = next(Session(options).run(encoder, [recipe], given))
+    if outcome.record is None:
+        raise outcome.error or RecordError("nothing was measured")
+    _same_data(record, outcome.record)
+    return outcome.record, _rows(record, outcome.record)
+
+
+def _same_data(old: Record, new: Record) -> None:
+    for role, digest in old.identity["data"].items():
+        if new.identity["data"][role] != digest:
+            raise RecordError(f"{old.data['path']} ({role}): digest is {new.identity['data'][role]}, the record's was {digest}")
+
+
+def _rows(old: Record, new: Record) -> list[Row]:
+    now = {s["name"]: s for s in new.scores}
+    number = lambda v: math.nan if v is None else float(v)  # noqa: E731
+    return [(s["name"], number(s["value"]), number(now[s["name"]]["value"])) for s in old.scores if s["name"] in now]

@@ -1,0 +1,75 @@
+"""From stored representations to the one vector per image that k-NN and linear heads read.
+
+"cls":      class token of the last block; with `blocks` of more than one, the class tokens of all of them, earliest
+            first, concatenated (DINO's ViT-S linear probe: the last 4, each through the final norm).
+"mean":     mean of the last block's patch tokens.
+"cls+mean": both, concatenated: DINO's ViT-B linear probe, MMC Tables 6 and 11.
+Nothing is rescaled here: features are taken as the encoder gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from evalkit.errors import FeatureError, UsageError
+from evalkit.types import Features, Part, Tokens
+
+Pooling = Literal["cls", "mean", "cls+mean"]
+
+
+def check(poolings: Sequence[str]) -> None:
+    """Raise UsageError unless there is at least one pooling, every one known and named once."""
+    known = ("cls", "mean", "cls+mean")
+    if not poolings or len(set(poolings)) < len(poolings) or not set(poolings) <= set(known):
+        raise UsageError(f"poolings is {list(poolings)}; at least one is needed, each once, of {', '.join(known)}")
+
+
+def parts_of(poolings: Iterable[str]) -> tuple[Part, ...]:
+    """The stored representations that the poolings are made from, "cls" first."""
+    asked = {part for pooling in poolings for part in pooling.split("+")}
+    known: tuple[Part, ...] = ("cls", "mean")
+    return tuple(part for part in known if part in asked)
+
+
+def of_features(features: Features, pooling: str, blocks: Sequence[int] = (-1,)) -> Tensor:
+    """(N, D') float32 on the CPU: one row per sample.
+
+    features: with the parts and blocks that the pooling needs; blocks: ascending, the last is where "mean" comes from.
+    Raises FeatureError where a row is not finite.
+    """
+    sources = [("cls", block) for block in blocks] if "cls" in pooling else []
+    sources += [("mean", blocks[-1])] if "mean" in pooling else []
+    pieces = [features.get("cls" if part == "cls" else "mean", block).float() for part, block in sources]
+    return _finite(torch.cat(pieces, dim=1), pooling)
+
+
+def of_tokens(tokens: Sequence[Tokens], poolings: Iterable[str]) -> Mapping[str, Tensor]:
+    """The same from freshly computed tokens of the blocks, in ascending order: (B, D') float32 per pooling.
+
+    Raises FeatureError where there is no class token but a pooling needs it, or a value is not finite.
+    """
+    found: dict[str, Tensor] = {}
+    for pooling in poolings:
+        pieces = [_class_token(t) for t in tokens] if "cls" in pooling else []
+        pieces += [tokens[-1].patches.flatten(1, 2).mean(dim=1)] if "mean" in pooling else []
+        found[pooling] = _finite(torch.cat(pieces, dim=1).float(), pooling)
+    return found
+
+
+def _class_token(tokens: Tokens) -> Tensor:
+    if tokens.cls is None:
+        raise FeatureError("the pooling needs a class token, and this encoder has none")
+    return tokens.cls
+
+
+def _finite(rows: Tensor, pooling: str) -> Tensor:
+    wrong = (~torch.isfinite(rows).all(dim=1)).nonzero()
+    if wrong.numel():
+        raise FeatureError(
+            f"{len(wrong)} of {len(rows)} rows of {pooling!r} are not finite, the first is row {wrong[0, 0]}"
+        )
+    return rows

@@ -1,0 +1,182 @@
+"""Comparison tables from records alone: rows are encoders, columns are recipes, and only comparable records share a column.
+
+A column holds records of one recipe id and version, resolved parameters and dataset digests. Where the folder holds
+several such sets, the one measured on all the data wins, then the one with more encoders, then the newest; what was left
+out is told under the table.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evalkit import catalog, records
+from evalkit.errors import RecordError
+from evalkit.records import Record
+from evalkit.types import Column, Suite
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value in the column's unit (percent for fractions), with half of its 95 % interval; text where there is none."""
+
+    value: float = math.nan
+    half: float = math.nan
+    n: int = 0
+    best: bool = False
+    text: str = "-"
+    note: str = ""
+
+    @property
+    def measured(self) -> bool:
+        return not math.isnan(self.value)
+
+    def plain(self) -> str:
+        """`51.2 ± 4.1`; the text where nothing was measured."""
+        if not self.measured:
+            return self.text
+        return f"{self.value:.1f} ± {self.half:.1f}" if not math.isnan(self.half) else f"{self.value:.1f}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """columns: (title, unit) of each. rows: encoder id to its cells. notes: what a reader must know."""
+
+    title: str
+    columns: tuple[tuple[str, str], ...]
+    rows: Mapping[str, tuple[Cell, ...]]
+    notes: tuple[str, ...] = field(default=())
+
+
+def build(suite: Suite, out: Path, *, limit: int | None = None) -> Table:
+    """The table of a suite from the records under `out`. limit: only records measured with this --limit.
+
+    Raises RecordError where there is no record of any of its recipes.
+    """
+    chosen: list[dict[str, Record]] = []
+    notes: list[str] = []
+    for column in suite.columns:
+        found, said = _select(records.find(out, recipe=column.recipe), limit)
+        chosen.append(found)
+        notes += [f"{column.recipe}: {line}" for line in said]
+    encoders = _order(suite, {e for found in chosen for e in found})
+    if not encoders:
+        raise RecordError(f"{out}: no record of suite {suite.id}; measure first: evalkit eval ENCODER --suite {suite.id}")
+    cells = [_column(column, found, encoders) for column, found in zip(suite.columns, chosen, strict=True)]
+    rows = {e: tuple(column[i] for column in cells) for i, e in enumerate(encoders)}
+    heads = tuple(_head(column, found) for column, found in zip(suite.columns, chosen, strict=True))
+    notes += [f"{e}: {c.note}" for e, row in rows.items() for c in row if c.note]
+    return Table(suite.title, heads, rows, tuple(dict.fromkeys([*notes, *_footing(suite, cells)])))
+
+
+def _select(found: Iterable[Record], limit: int | None) -> tuple[dict[str, Record], list[str]]:
+    groups: dict[str, dict[str, Record]] = {}
+    for record in found:
+        groups.setdefault(record.comparable, {})[record.encoder["id"]] = record
+
+    def rank(group: dict[str, Record]) -> tuple[bool, int, str]:
+        newest = max(group.values(), key=lambda r: r.created)
+        return _limit_of(newest) == limit, len(group), newest.created
+
+    ordered = sorted(groups.values(), key=rank, reverse=True)
+    if not ordered or (limit is not None and not rank(ordered[0])[0]):
+        return {}, []
+    best, others = ordered[0], ordered[1:]
+    said = [f"left out, not comparable: {', '.join(sorted(g))} ({_what(g)})" for g in others]
+    if _limit_of(next(iter(best.values()))) is not None and limit is None:
+        said.append(f"measured on a subset: --limit {_limit_of(next(iter(best.values())))}")
+    return best, said
+
+
+def _limit_of(record: Record) -> Any:
+    return record.arguments["resolved"]["limit"]
+
+
+def _what(group: Mapping[str, Record]) -> str:
+    record = next(iter(group.values()))
+    limit = _limit_of(record)
+    subset = "" if limit is None else f", --limit {limit}"
+    return f"version {record.recipe['version']}, data {record.data['test']['digest'][:8]}{subset}"
+
+
+def _order(suite: Suite, encoders: set[str]) -> list[str]:
+    controls = {e for e in encoders & set(catalog.manifests()) if catalog.manifest(e).control}
+    known = {e: i for i, e in enumerate(suite.encoders)}
+    return sorted(encoders, key=lambda e: (e in controls, known.get(e, len(known)), e))
+
+
+def _head(column: Column, found: Mapping[str, Record]) -> tuple[str, str]:
+    scores = [s for s in (r.score(column.score) for r in found.values()) if s]
+    unit = "%" if scores and scores[0]["unit"] == "fraction" else (scores[0]["unit"] if scores else "")
+    return column.title or column.recipe, unit
+
+
+def _column(column: Column, found: Mapping[str, Record], encoders: Sequence[str]) -> list[Cell]:
+    cells = [_cell(column, found.get(e)) for e in encoders]
+    best = catalog.recipe(column.recipe).best
+    values = [c.value for c in cells if c.measured]
+    top = (max if best == "max" else min)(values) if values else math.nan
+    return [Cell(c.value, c.half, c.n, c.value == top, c.text, c.note) for c in cells]
+
+
+def _cell(column: Column, record: Record | None) -> Cell:
+    if record is None:
+        return Cell()
+    if record.status == "n/a":
+        return Cell(text="n/a", note=record.reason)
+    score = record.score(column.score)
+    if score is None:
+        return Cell(note=f"{column.recipe} has no score {column.score!r}")
+    scale = 100.0 if score["unit"] == "fraction" else 1.0
+    number = lambda name: math.nan if score[name] is None else float(score[name]) * scale  # noqa: E731
+    return Cell(number("value"), (number("high") - number("low")) / 2, int(score["n"]))
+
+
+def _footing(suite: Suite, cells: Sequence[Sequence[Cell]]) -> list[str]:
+    counts = [f"{c.title or c.recipe} {sorted({x.n for x in col if x.measured})}" for c, col in zip(suite.columns, cells, strict=True)]
+    lines = ["± is half of the 95 % bootstrap interval over test images; the best of a column is bold"]
+    lines.append("n of the test set: " + "; ".join(counts).replace("[", "").replace("]", ""))
+    return lines + ([suite.notes] if suite.notes else [])
+
+
+def markdown(table: Table) -> str:
+    """GitHub's table, the best of each column bold, notes below."""
+    heads = ["encoder", *(f"{t} ({u})" if u else t for t, u in table.columns)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for encoder, row in table.rows.items():
+        lines.append("| " + " | ".join([encoder, *(f"**{c.plain()}**" if c.best else c.plain() for c in row)]) + " |")
+    return "\n".join([f"### {table.title}", "", *lines, "", *(f"- {n}" for n in table.notes), ""])
+
+
+def comma_separated(table: Table) -> str:
+    """One row per encoder; value, half interval and n of each column in columns of their own."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["encoder", *(f"{t} {what}".strip() for t, u in table.columns for what in (u, "±", "n"))])
+    for encoder, row in table.rows.items():
+        writer.writerow([encoder, *(x for c in row for x in ((c.value, c.half, c.n) if c.measured else (c.text, "", "")))])
+    return text.getvalue()
+
+
+_LATEX = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "@": "@", "±": r"$\pm$"})
+
+
+def latex(table: Table) -> str:
+    """A booktabs tabular; notes as comments above."""
+    heads = ["encoder", *(f"{t} ({u})" if u else t for t, u in table.columns)]
+    rows = [
+        [encoder, *(rf"\textbf{{{c.plain()}}}" if c.best else c.plain() for c in row)] for encoder, row in table.rows.items()
+    ]
+    body = [" & ".join(x.translate(_LATEX) for x in row) + r" \\" for row in rows]
+    head = " & ".join(h.translate(_LATEX) for h in heads) + r" \\"
+    comments = [f"% {n}" for n in (table.title, *table.notes)]
+    frame = [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
+    return "\n".join([*comments, *frame, r"\end{tabular}", ""])
+
+
+FORMATS = {"md": markdown, "csv": comma_separated, "latex": latex}
