@@ -86,14 +86,15 @@ def ours(data: Data) -> Tensor:
     return knn.predict(data.queries, data.bank, data.labels, ks=KS, temperature=TEMPERATURE)[..., 0]
 
 
-def fastest(work: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of some repeats, the first of which warms up."""
-    seconds = []
+def fastest(works: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Seconds of each work's fastest repeat; they take turns, so that a busy machine slows all of them."""
+    seconds: list[list[float]] = [[] for _ in works]
     for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+        for work, found in zip(works, seconds, strict=True):
+            start = time.perf_counter()
+            work()
+            found.append(time.perf_counter() - start)
+    return [min(found) for found in seconds]
 
 
 def differing(data: Data, plain: Tensor, gaps: Tensor) -> int:
@@ -110,7 +111,7 @@ def report(name: str, values: str, target: str, met: bool) -> bool:
 def compare(data: Data, repeats: int) -> bool:
     """Measure one size and print its three lines."""
     name = f"knn {len(data.bank)}x{len(data.queries)} C={data.classes}"
-    mine, bare = fastest(lambda: ours(data), repeats), fastest(lambda: product(data), repeats)
+    mine, bare = fastest((lambda: ours(data), lambda: product(data)), repeats)
     start = time.perf_counter()
     plain, gaps = straight(data)
     other = time.perf_counter() - start

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -98,16 +99,16 @@ class Decoder:
         size = self.view.size
         kept: list[int] = []
         failures: list[tuple[int, str]] = []
-        images = torch.empty((len(positions), 3, size, size), dtype=torch.uint8)
+        images = np.empty((len(positions), 3, size, size), np.uint8)
         for position in positions:
             try:
-                images[len(kept)] = self._one(position)
+                images[len(kept)] = self._one(position).numpy()
                 kept.append(position)
             except BrokenImage as error:
                 failures.append((position, str(error)))
             except EvalkitError as error:
-                return Pack((), images[:0], (), position, (type(error), str(error)))
-        return Pack(tuple(kept), images[: len(kept)], tuple(failures), positions[-1] + 1)
+                return Pack((), torch.empty(0), (), position, (type(error), str(error)))
+        return Pack(tuple(kept), torch.from_numpy(images[: len(kept)]), tuple(failures), positions[-1] + 1)
 
     def _one(self, position: int) -> Tensor:
         sample = self.groups.dataset[position]

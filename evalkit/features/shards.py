@@ -69,8 +69,10 @@ def seal(blob: bytes) -> tuple[bytearray, str]:
 
 
 def check(path: Path) -> Facts:
-    """The facts of a sound shard, after reading every byte. Raises Damaged with the reason; FileNotFoundError if there is
-    no such file."""
+    """The facts of a sound shard, after reading every byte.
+
+    Raises Damaged with the reason; FileNotFoundError if there is no such file.
+    """
     try:
         return _check(path)
     except NotADirectoryError as error:

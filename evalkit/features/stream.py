@@ -111,19 +111,19 @@ class Augmenter:
         size = self.augmentation.size
         labels: list[int] = []
         failures: list[tuple[int, str]] = []
-        images = torch.empty((len(jobs), 3, size, size), dtype=torch.uint8)
+        images = np.empty((len(jobs), 3, size, size), np.uint8)
         for epoch, position in jobs:
             sample = self.groups.dataset[position]
             try:
                 image = self.groups.image(sample.group)
                 draws = generator(self.seed, epoch, CROP, position)
-                images[len(labels)] = augmented(image, sample.box, self.augmentation, draws)
+                images[len(labels)] = augmented(image, sample.box, self.augmentation, draws).numpy()
                 labels.append(sample.label)
             except BrokenImage as error:
                 failures.append((position, str(error)))
             except EvalkitError as error:
-                return Pack((), images[:0], (), 0, (type(error), str(error)))
-        return Pack(tuple(labels), images[: len(labels)], tuple(failures), 0)
+                return Pack((), torch.empty(0), (), 0, (type(error), str(error)))
+        return Pack(tuple(labels), torch.from_numpy(images[: len(labels)]), tuple(failures), 0)
 
 
 def augmented(image: Image, box: Box | None, augmentation: Augmentation, draws: np.random.Generator) -> Tensor:

@@ -163,13 +163,14 @@ def _units(outcomes: npt.ArrayLike) -> Floats:
 
 def _kinds(values: Floats, groups: npt.ArrayLike | None) -> _Kinds:
     if groups is None:
-        totals, sizes = values, np.ones_like(values)
+        totals: Floats = values
+        sizes: Floats = np.ones_like(values)
     else:
         numbers = np.asarray(groups)
         if numbers.shape != values.shape:
             raise ProtocolError(f"every unit needs a group: {values.size} outcomes, groups of shape {numbers.shape}")
         inverse = np.unique(numbers, return_inverse=True)[1].reshape(-1)
-        totals = np.bincount(inverse, weights=values)
+        totals = np.bincount(inverse, weights=values).astype(np.float64)
         sizes = np.bincount(inverse).astype(np.float64)
     pairs, count = np.unique(np.stack([totals, sizes], axis=1), axis=0, return_counts=True)
     return _Kinds(pairs[:, 0], pairs[:, 1], count.astype(np.int64))
@@ -185,7 +186,7 @@ def _by_kind(kinds: _Kinds, resamples: int, rng: np.random.Generator) -> Floats:
     groups = int(kinds.count.sum())
     means = []
     for rows in _chunks(resamples, kinds.count.size):
-        drawn = rng.multinomial(groups, kinds.count / groups, size=rows)
+        drawn = rng.multinomial(groups, kinds.count / groups, size=rows).astype(np.float64)
         means.append((drawn @ kinds.total) / (drawn @ kinds.size))
     return np.concatenate(means)
 

@@ -26,10 +26,10 @@ ALIGNED = 16
 """Floats in a vector register: a product into rows of another length is a third slower."""
 
 
-def normalise(rows: Tensor, what: str = "features") -> Tensor:
+def normalise(rows: Tensor, what: str = "features", *, spare: int = 0) -> Tensor:
     """Rows of length 1 as float32; a zero row stays zero.
 
-    rows: (N, D) any float dtype. Raises FeatureError, naming `what`, for another shape and for values that are not
+    rows: (N, D) any float dtype. spare: zero rows to append, so that padding costs no second copy. Raises FeatureError, naming `what`, for another shape and for values that are not
     finite.
     """
     if rows.ndim != 2:
@@ -41,7 +41,8 @@ def normalise(rows: Tensor, what: str = "features") -> Tensor:
         raise FeatureError(
             f"{len(wrong)} of {len(rows)} rows of the {what} are not finite, the first is row {wrong[0, 0]}"
         )
-    unit: Tensor = rows / length.clamp_min(torch.finfo(torch.float32).tiny)
+    unit = rows.new_zeros(len(rows) + spare, rows.shape[1])
+    torch.div(rows, length.clamp_min(torch.finfo(torch.float32).tiny), out=unit[: len(rows)])
     return unit
 
 
@@ -57,17 +58,12 @@ def nearest(queries: Tensor, bank: Tensor, *, k: int, block: int | None = None) 
     for rows that are not finite or whose widths differ.
     """
     _check(queries, bank, k, block)
-    if queries.shape[1] != bank.shape[1]:
-        raise FeatureError(f"queries have {queries.shape[1]} dimensions, the bank has {bank.shape[1]}")
     group = max(1, math.isqrt(len(bank) // (k + 1)))
-    return _blocks(
-        normalise(queries, "queries"),
-        _padded(normalise(bank, "bank"), group),
-        k,
-        group,
-        rows=len(bank),
-        block=block or _default_block(bank),
-    )
+    spare = -len(bank) % (group * ALIGNED)  # groups are complete, and rows of similarities begin aligned
+    asked, padded = normalise(queries, "queries"), normalise(bank, "bank", spare=spare)
+    if asked.shape[1] != padded.shape[1]:
+        raise FeatureError(f"queries have {asked.shape[1]} dimensions, the bank has {padded.shape[1]}")
+    return _blocks(asked, padded, k, group, rows=len(bank), block=block or _default_block(bank))
 
 
 def _check(queries: Tensor, bank: Tensor, k: int, block: int | None) -> None:
@@ -79,14 +75,6 @@ def _check(queries: Tensor, bank: Tensor, k: int, block: int | None) -> None:
         raise ProtocolError(f"k = {k} neighbours cannot be taken from a bank of N = {len(bank)}; 1 <= k <= N")
     if block is not None and block < 1:
         raise ProtocolError(f"a block of {block} queries was asked for; at least 1")
-
-
-def _padded(bank: Tensor, group: int) -> Tensor:
-    """The bank with zero rows behind it, so that groups are complete and rows of similarities start at aligned
-    addresses."""
-    groups = math.ceil(len(bank) / (group * ALIGNED)) * ALIGNED
-    missing = group * groups - len(bank)
-    return torch.cat([bank, bank.new_zeros(missing, bank.shape[1])]) if missing else bank
 
 
 def _default_block(bank: Tensor) -> int:

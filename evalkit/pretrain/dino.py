@@ -34,8 +34,8 @@ class Config:
     bottleneck: int = 128
     prototypes: int = 1024
     local_crops: int = 4
-    global_size: int = 48
-    local_size: int = 24
+    global_size: int = 40
+    local_size: int = 16
     global_scale: tuple[float, float] = (0.25, 1.0)
     local_scale: tuple[float, float] = (0.05, 0.25)
     jitter: tuple[float, float, float, float] = (0.3, 0.3, 0.2, 0.05)

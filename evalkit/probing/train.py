@@ -86,7 +86,8 @@ def fit_stream(
     """Train the stacks in place on augmented batches, each encoded once for all of them.
 
     batches: the stream from a first epoch on. encode: images to (B, D) features per key of stacks. images: per epoch,
-    as the schedule counts them. State is saved after each epoch and taken up where there is one; the caller clears it.
+    as the schedule counts them. State is saved after each epoch and taken up where there is one; whoever owns the
+    checkpoint clears it.
     Raises ProtocolError where the stream ends before the last epoch.
     """
     done = _resume(stacks, checkpoint.load())
@@ -120,7 +121,7 @@ def measure(heads: Heads, features: Tensor, labels: Tensor) -> Measured:
         correct.append((logits.argmax(dim=2) == truth.unsqueeze(1)).T & alive.unsqueeze(1))
         each = F.cross_entropy(logits.transpose(1, 2), truth.unsqueeze(1).expand(-1, len(heads)), reduction="none")
         loss += each.double().sum(dim=0).cpu()
-    mean = torch.where(alive.cpu(), loss / len(labels), torch.inf).nan_to_num(nan=torch.inf)
+    mean = torch.where(alive.cpu(), loss / len(labels), torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf)
     return Measured(torch.cat(correct, dim=1).cpu(), mean, alive.cpu())
 
 

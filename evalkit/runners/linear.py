@@ -119,8 +119,6 @@ def run(job: Job) -> Iterator[Score]:
         for seed, of in right.items()
     }
     yield from _scores(job, chosen, best, test)
-    if config.mode == "online":
-        job.checkpoint.clear()
 
 
 def _scores(job: Job, chosen: Mapping[int, Tensor], best: Mapping[int, Tensor], test: Features) -> Iterator[Score]:
@@ -198,7 +196,7 @@ def _online(job: Job, config: Config, test: Features) -> dict[int, Trained]:
 
     train.fit_stream(
         {f"{seed}/{name}": heads for seed, stacks in of_seed.items() for name, heads in stacks.items()},
-        partial(_batches, job, _augmentation(job, config), plan),
+        partial(_batches, job, _augmentation(job, config), plan, len(dataset)),
         encode,
         plan=plan,
         images=len(dataset),
@@ -214,9 +212,9 @@ def _online(job: Job, config: Config, test: Features) -> dict[int, Trained]:
     return {seed: Trained(stacks, pooling, 0) for seed, stacks in of_seed.items()}
 
 
-def _batches(job: Job, augmentation: Augmentation, plan: train.Plan, first: int) -> Iterable[Batch]:
+def _batches(job: Job, augmentation: Augmentation, plan: train.Plan, images: int, first: int) -> Iterable[Batch]:
     stream = job.stream("train", augmentation, epochs=plan.epochs, batch_size=plan.batch, first_epoch=first)
-    return job.track(stream, "linear probe, online")
+    return job.track(stream, "linear probe, online", total=(plan.epochs - first) * -(-images // plan.batch))
 
 
 def _augmentation(job: Job, config: Config) -> Augmentation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
@@ -125,6 +126,7 @@ def test_a_subset_keeps_every_label_and_the_order(tmp_path: Path) -> None:
     assert ids == sorted(ids, key=[whole[row].id for row in range(12)].index)
     assert part.image(part[0].group).size == (8, 6)
     assert part.digest != whole.digest
+    assert json.loads(json.dumps(part.describe()))["limit"] == 6
     assert (part.describe()["samples"], part.describe()["digest"]) == (6, part.digest)
     assert pickle.loads(pickle.dumps(part)).indices == part.indices
 

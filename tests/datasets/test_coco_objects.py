@@ -15,7 +15,7 @@ from dataset_makers import coco, coco_document, encoded, plain
 from evalkit.datasets.coco_objects import Config, open, verify
 from evalkit.errors import BrokenImage, DatasetError, MissingFiles
 
-FEW = Config(min_train=2, min_test=2, min_side=15)
+FEW = Config(min_train=2, min_test=2, min_side=20)
 
 
 def spoiled(**changes: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def test_a_square_may_leave_the_photo(tmp_path: Path) -> None:
 
 
 def test_without_squares_the_box_is_kept(tmp_path: Path) -> None:
-    config = Config(min_train=2, min_test=2, min_side=15, square=False)
+    config = Config(min_train=2, min_test=2, min_side=20, square=False)
     assert open(coco(tmp_path), "train", config)[0].box == (10, 10, 50, 30)
 
 

@@ -123,15 +123,16 @@ def test_unreadable_exif_counts_as_none() -> None:
 @pytest.mark.parametrize(
     ("data", "cause"),
     [
-        b"",
-        b"these are words, not an image",
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
-        b"\xff\xd8",
+        (b"", "the file is empty"),
+        (b"these are words, not an image", "is no image"),
+        # with Pillow's reader of PostScript the cause would be its interpreter
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "is no image"),
+        (b"\xff\xd8", "is no image"),
     ],
     ids=["empty", "text", "postscript", "two bytes"],
 )
-def test_what_is_no_image_is_named(data: bytes) -> None:
-    with pytest.raises(BrokenImage, match=r"birds/one\.jpg"):
+def test_what_is_no_image_is_named(data: bytes, cause: str) -> None:
+    with pytest.raises(BrokenImage, match=rf"birds/one\.jpg: .*{cause}"):
         decode(data, "birds/one.jpg")
 
 

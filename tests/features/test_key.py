@@ -13,9 +13,9 @@ from evalkit.types import Preprocessing
 
 OTHER = {
     "weights": "e" * 64, "network": "student", "seed": 7, "family": "x", "arch": "x", "adapter_version": 2,
-    "shape": (4, 4, 1, 8), "preprocessing": (32, (0.0,) * 3, (1.0,) * 3), "dataset": "x", "split": "test", "samples": "x",
-    "view": replace(VIEW, interpolation="bilinear"), "parts": ("mean",), "blocks": (2,), "norm": (False,),
-    "precision": "bf16", "dtypes": (("cls", "float16"),), "view_seed": 0, "format": 99,
+    "shape": (4, 4, 1, 8), "preprocessing": (32, (0.0,) * 3, (1.0,) * 3), "dataset": "x", "split": "test",
+    "samples": "x", "view": replace(VIEW, interpolation="bilinear"), "parts": ("mean",), "blocks": (2,),
+    "norm": (False,), "precision": "bf16", "dtypes": (("cls", "float16"),), "view_seed": 0, "format": 99,
 }  # fmt: skip
 
 

@@ -1,0 +1,241 @@
+"""The linear runner on features whose right answer is known, and against a probe written out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from evalkit.errors import FeatureError, ProtocolError, UsageError
+from evalkit.probing.heads import first_weights
+from evalkit.runners import linear
+from tests.runners.fakes import FakeJob, features
+
+QUICK = {"epochs": 8, "batch_size": 32, "rates": (0.01, 1.0, 8.0)}
+FIXED = {"epochs": 5, "batch_size": 16, "rates": (2.0,), "select": "fixed", "seeds": (0, 1)}
+
+
+def noisy(count, seed, noise=1.0, classes=5):
+    rng = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    return features(labels, torch.eye(classes)[labels] + noise * torch.randn(count, classes, generator=rng))
+
+
+def by_name(job):
+    return {score.name: score for score in linear.run(job)}
+
+
+def test_perfect_features_score_exactly_one():
+    job = FakeJob(linear.Config(**QUICK), features(torch.arange(200) % 6), features(torch.arange(30) % 6))
+    scores = by_name(job)
+    assert list(scores) == ["top1", "top1@seed=0", "top1@seed=1", "top1@seed=2", "best-on-test"]
+    assert all(s.value == s.low == s.high == 1.0 and s.n == 30 for s in scores.values())
+    assert [s.note for s in scores.values()] == ["", "seed", "seed", "seed", "best-on-test"]
+
+
+def test_random_labels_score_chance():
+    rng = torch.Generator().manual_seed(0)
+    train, test = (
+        features(torch.randint(4, (n,), generator=rng), torch.randn(n, 8, generator=rng)) for n in (600, 900)
+    )
+    scores = by_name(FakeJob(linear.Config(**QUICK), train, test))
+    assert scores["top1"].low - 0.01 <= 0.25 <= scores["top1"].high + 0.01
+    assert scores["best-on-test"].value >= scores["top1"].value
+
+
+def test_headline_is_the_mean_over_seeds():
+    job = FakeJob(linear.Config(**QUICK), noisy(150, 0), noisy(90, 1))
+    scores = by_name(job)
+    seeds = [scores[f"top1@seed={s}"] for s in (0, 1, 2)]
+    assert scores["top1"].value == pytest.approx(sum(s.value for s in seeds) / 3)
+    assert (
+        torch.tensor(scores["top1"].outcomes).mul(3).sub(torch.tensor(sum(s.outcomes for s in seeds))).abs().max()
+        < 1e-5
+    )
+    assert job.facts["seed_std"] == pytest.approx(torch.tensor([s.value for s in seeds]).std().item(), abs=1e-6)
+
+
+def test_fixed_rate_equals_a_probe_written_out():
+    """All of the training split, the last epoch, base rate x batch / 256, the order of the job's generator."""
+    train, test = noisy(50, 0), noisy(40, 1)
+    job = FakeJob(linear.Config(**FIXED), train, test)
+    scores = by_name(job)
+    module = torch.nn.Linear(5, 5)
+    module.weight.data.copy_(first_weights(5, 5, job.rng("linear", "first", 1, "cls")).T)
+    module.bias.data.zero_()
+    sgd = torch.optim.SGD(module.parameters(), lr=2.0 * 16 / 256, momentum=0.9)
+    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 5)
+    for epoch in range(5):
+        order = torch.randperm(50, generator=job.rng("linear", "order", 1, epoch))
+        for start in range(0, 50, 16):
+            rows = order[start : start + 16]
+            sgd.zero_grad()
+            torch.nn.functional.cross_entropy(module(train.rows["cls"][rows]), train.labels[rows]).backward()
+            sgd.step()
+        annealing.step()
+    assert torch.allclose(job.kept["head"]["1/weight"], module.weight, atol=1e-5)
+    assert torch.allclose(job.kept["head"]["1/bias"], module.bias, atol=1e-5)
+    right = module(test.rows["cls"]).argmax(1) == test.labels
+    assert scores["top1@seed=1"].outcomes.tolist() == right.float().tolist()
+    assert "best-on-test" not in scores
+
+
+def test_sweep_chooses_the_pooling_that_knows():
+    labels, rng = torch.arange(120) % 4, torch.Generator().manual_seed(0)
+    train = features(labels, cls=torch.randn(120, 6, generator=rng))
+    test = features(labels, cls=torch.randn(120, 6, generator=rng))
+    job = FakeJob(linear.Config(poolings=("cls", "mean"), seeds=(4,), **QUICK), train, test)
+    assert by_name(job)["top1"].value == 1.0
+    chosen = job.facts["chosen"]["seed=4"]
+    assert chosen["pooling"] == "mean"
+    assert chosen["rate"] == pytest.approx(chosen["base_rate"] * 32 / 256)
+    assert chosen["held_out"] == 6
+    assert job.kept["head"]["4/weight"].shape == (4, 16)
+
+
+def test_the_test_split_chooses_nothing():
+    train, test = noisy(200, 0), noisy(80, 1)
+    other = noisy(80, 2, noise=3.0)
+    jobs = [FakeJob(linear.Config(**QUICK), train, split) for split in (test, other)]
+    for job in jobs:
+        list(linear.run(job))
+    assert jobs[0].facts["chosen"] == jobs[1].facts["chosen"]
+    assert torch.equal(jobs[0].kept["head"]["0/weight"], jobs[1].kept["head"]["0/weight"])
+
+
+def test_held_out_images_do_not_train():
+    """One image of two crops holds the only examples of a class: where it is held out, that class cannot be learnt."""
+    labels = torch.cat([torch.arange(38) % 2, torch.tensor([2, 2])])
+    groups = torch.cat([torch.arange(38), torch.tensor([99, 99])])
+    train = features(labels, groups=groups)
+    job = FakeJob(linear.Config(held_out=0.05, seeds=tuple(range(30)), **QUICK), train, features(torch.tensor([2])))
+    scores = by_name(job)
+    found = {seed: scores[f"top1@seed={seed}"].value for seed in range(30)}
+    alone = [seed for seed in range(30) if job.facts["chosen"][f"seed={seed}"]["held_out_top1"] < 1]
+    assert alone
+    assert all(found[seed] == 0.0 for seed in alone)
+    assert any(value == 1.0 for value in found.values())
+
+
+def test_diverged_heads_are_set_aside_and_told():
+    train, test = noisy(60, 0), noisy(30, 1)
+    for split in (train, test):
+        split.rows["cls"] = split.rows["cls"] * 1e6
+    job = FakeJob(linear.Config(rates=(1e-9, 1e34), epochs=3, batch_size=16, seeds=(0,)), train, test)
+    assert by_name(job)["top1"].n == 30
+    assert job.facts["chosen"]["seed=0"]["base_rate"] == 1e-9
+    assert job.facts["chosen"]["seed=0"]["diverged"] == {"cls": [1e34]}
+    with pytest.raises(ProtocolError, match="diverged"):
+        list(linear.run(FakeJob(linear.Config(rates=(1e34,), epochs=3, batch_size=16), train, test)))
+
+
+@pytest.mark.parametrize(("blocks", "width"), [(1, 10), (3, 20)])
+def test_last_blocks(blocks, width):
+    job = FakeJob(
+        linear.Config(poolings=("cls+mean",), last_blocks=blocks, seeds=(0,), **QUICK),
+        features(torch.arange(40) % 4, cls=torch.randn(40, 5), mean=torch.randn(40, 5)),
+        features(torch.arange(8) % 4, cls=torch.randn(8, 5), mean=torch.randn(8, 5)),
+    )
+    list(linear.run(job))
+    assert job.asked[0] == ("test", tuple(range(-blocks, 0)), True, ("cls", "mean"))
+    assert job.kept["head"]["0/weight"].shape == (4, width)
+
+
+def test_fewer_images_than_a_batch_and_absent_classes():
+    job = FakeJob(linear.Config(**QUICK | {"batch_size": 1024}), features([0, 7, 0, 7]), features([7, 3]))
+    scores = by_name(job)
+    assert job.facts["chosen"]["seed=0"]["batch"] == 3
+    assert scores["top1"].outcomes[1] == 0.0
+    assert job.kept["head"]["0/weight"].shape[0] == 8
+
+
+def online(**change):
+    return linear.Config(mode="online", size=9, **FIXED | change)
+
+
+def test_online_learns_with_one_encoder_pass_per_batch():
+    job = FakeJob(online(epochs=10), features(torch.arange(40) % 4), features(torch.arange(12) % 4))
+    scores = by_name(job)
+    assert list(scores) == ["top1", "top1@seed=0", "top1@seed=1"]
+    assert scores["top1"].value == 1.0
+    assert job.encoder.calls == 10 * 3
+    assert job.augmentation.size == 8
+    assert job.facts["crop_size"] == {"asked": 9, "used": 8, "patch": 4}
+    assert [role for role, *_ in job.asked] == ["test"]
+    assert not torch.equal(job.kept["head"]["0/weight"], job.kept["head"]["1/weight"])
+
+
+@pytest.mark.parametrize("batches", [1, 7, 12])
+def test_online_goes_on_where_it_was_killed(batches):
+    train, test = noisy(40, 0), noisy(20, 1)
+    whole = FakeJob(online(), train, test)
+    list(linear.run(whole))
+    killed = FakeJob(online(), train, test, stop_after=batches)
+    with pytest.raises(ProtocolError, match="ended after"):
+        list(linear.run(killed))
+    resumed = FakeJob(online(), train, test, checkpoint=killed.checkpoint)
+    list(linear.run(resumed))
+    assert resumed.encoder.calls == 15 - batches // 3 * 3
+    assert torch.equal(resumed.kept["head"]["1/weight"], whole.kept["head"]["1/weight"])
+
+
+def test_online_and_cached_agree_where_the_stream_augments_nothing():
+    """Same first weights, same number of steps; only the order of images differs."""
+    train, test = features(torch.arange(64) % 4), features(torch.arange(64) % 4)
+    one, other = (
+        FakeJob(linear.Config(mode=m, size=8, **FIXED | {"epochs": 20}), train, test) for m in ("online", "cached")
+    )
+    list(linear.run(one))
+    list(linear.run(other))
+    mine, theirs = one.kept["head"]["0/weight"], other.kept["head"]["0/weight"]
+    assert (mine - theirs).norm() / theirs.norm() < 0.1
+
+
+def test_online_diverged():
+    train = features(torch.arange(40) % 4, torch.eye(4)[torch.arange(40) % 4] * 1e6)
+    with pytest.raises(ProtocolError, match="diverged at base rate"):
+        list(linear.run(FakeJob(online(rates=(1e34,)), train, train)))
+
+
+@pytest.mark.parametrize("mode", ["cached", "online"])
+def test_refuses_splits_that_teach_nothing(mode):
+    config = linear.Config(mode=mode, size=8, **FIXED)
+    good = features(torch.arange(8) % 2)
+    for labels, message in (([], "no image"), ([2, 2, 2], "same class")):
+        with pytest.raises(ProtocolError, match=message):
+            list(linear.run(FakeJob(config, features(torch.tensor(labels, dtype=torch.int64)), good)))
+    with pytest.raises(ProtocolError, match="nothing to score"):
+        list(linear.run(FakeJob(config, good, features(torch.zeros(0, dtype=torch.int64)))))
+
+
+def test_one_group_cannot_be_held_out():
+    train = features(torch.arange(8) % 2, groups=torch.zeros(8, dtype=torch.int64))
+    with pytest.raises(ProtocolError, match="come from 1"):
+        list(linear.run(FakeJob(linear.Config(**QUICK), train, train)))
+
+
+def test_names_features_that_are_not_finite():
+    broken = features(torch.arange(8) % 2, torch.full((8, 3), float("inf")))
+    with pytest.raises(FeatureError, match="not finite"):
+        list(linear.run(FakeJob(linear.Config(**QUICK), broken, features([0, 1], torch.ones(2, 3)))))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rates": ()}, "rates"),
+        ({"rates": (0.0,)}, "rates"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"last_blocks": 0}, "last_blocks"),
+        ({"seeds": ()}, "seeds"),
+        ({"seeds": (1, 1)}, "seeds"),
+        ({"held_out": 1.0}, "held_out"),
+        ({"poolings": ()}, "poolings"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"select": "fixed"}, "fixed"),
+        ({"mode": "online"}, "online"),
+    ],
+)
+def test_says_which_option_cannot_be(change, message):
+    with pytest.raises(UsageError, match=message):
+        linear.Config(**change)
