@@ -46,7 +46,12 @@ __all__ = [
 ]
 
 
+_ROOMS = frozenset({"adapters", "catalog", "datasets", "errors", "features", "metrics", "records", "runners", "types"})
+
+
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"evalkit.{name}")
     if name in _HOME:
         return getattr(importlib.import_module(f"evalkit.{_HOME[name]}"), name)
     raise AttributeError(f"module 'evalkit' has no attribute {name!r}")

@@ -36,6 +36,14 @@ SIBLINGS = {"datasets": {"adapters", "catalog"}, "adapters": {"datasets", "catal
 PLUGINS = ("adapters", "datasets", "runners")
 
 
+NEIGHBOURS = {
+    ("adapters/fake.py", "evalkit.adapters.pixels"): "cuts patches the same way",
+    ("adapters/random.py", "evalkit.adapters.dino"): "the same architectures, untrained",
+    ("datasets/cifar.py", "evalkit.datasets.image_folder"): "CIFAR as a zip of images is an image folder",
+}
+"""Plug-ins that may name another of their own room, with the reason. A runner never does."""
+
+
 def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
@@ -84,8 +92,8 @@ def test_no_plugin_knows_another_by_name() -> None:
         if p.stem != "__init__" and any(isinstance(n, ast.FunctionDef) and n.name == verbs[r] for n in ast.parse(p.read_text("utf-8")).body)
     }
     assert len(plugins) >= 10
-    wrong = [f"{p.relative_to(PACKAGE)} imports {name}" for p, _, name in edges() if name in plugins and f"evalkit.{room(p)}.{p.stem}" != name]
-    assert wrong == []
+    found = {(p.relative_to(PACKAGE).as_posix(), name) for p, _, name in edges() if name in plugins}
+    assert found == set(NEIGHBOURS)
 
 
 def test_there_is_no_import_cycle() -> None:
@@ -123,14 +131,21 @@ def test_public_things_have_docstrings_and_few_parameters(path: Path) -> None:
         return
     missing = [name for name, node in public(path) if not ast.get_docstring(node)]
     assert missing == []
-    if room(path) == "cli":
+    if room(path) == "cli" or path.name == "__main__.py":
         return  # a command has as many parameters as it has options
     crowded = [
         node.name
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.FunctionDef) and len([*node.args.args, *node.args.kwonlyargs]) > 9
+        if isinstance(node, ast.FunctionDef)
+        and len([a for a in (*node.args.args, *node.args.kwonlyargs) if a.arg not in ("self", "cls")]) > 7
+        and node.name not in CROWDED
     ]
     assert crowded == []
+
+
+CROWDED = {
+    "stream": "a generator that a person may call in a notebook: every argument but the first four has a default",
+}
 
 
 def test_names_promised_are_there() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from evalkit import catalog, datasets, runners
-from evalkit.datasets.options import parse as dataset_options
 from evalkit.errors import CatalogError, UnknownName
 
 RECIPE = """
@@ -27,7 +26,7 @@ folder = "fake"
 def test_every_recipe_names_a_runner_a_dataset_and_options_that_exist(name: str) -> None:
     recipe = catalog.recipe(name)
     runners.configure(recipe.runner, recipe.config)
-    dataset_options(recipe.dataset.name, datasets.module(recipe.dataset.name).Config, recipe.dataset.config)
+    datasets.configure(recipe.dataset)
     assert recipe.source.paper
 
 

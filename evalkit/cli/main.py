@@ -48,9 +48,6 @@ def main() -> None:
     except EvalkitError as error:
         typer.echo(f"evalkit: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("evalkit: interrupted; what was computed is kept, the same command goes on from there", err=True)
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
 

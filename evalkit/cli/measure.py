@@ -95,10 +95,13 @@ def evaluate(
     with RichProgress(quiet=as_json) as progress:
         session = Session(options, progress)
         encoders = [load(t, family=family, arch=arch, network=network) for t in targets]
-        outcomes = [
-            o for t, e in zip(targets, encoders, strict=True)
-            for o in _measure(session, e, recipes, given | {"checkpoint": t, "suite": suite}, progress)
-        ]  # fmt: skip
+        outcomes: list[Outcome] = []
+        try:
+            for target, encoder in zip(targets, encoders, strict=True):
+                outcomes += _measure(session, encoder, recipes, given | {"checkpoint": target, "suite": suite}, progress)
+        except KeyboardInterrupt:
+            typer.echo("evalkit: interrupted; what was computed is kept, the same command goes on from there", err=True)
+            raise typer.Exit(130) from None
     _finish(outcomes, out, as_json)
 
 

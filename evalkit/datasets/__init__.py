@@ -16,11 +16,13 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from evalkit.errors import DatasetError, MissingFiles, UnknownName
 from evalkit.types import Dataset, DatasetRef, Role
+from evalkit.validation import parse
 
-__all__ = ["locate", "module", "names", "open_dataset", "verify"]
+__all__ = ["configure", "locate", "module", "names", "open_dataset", "verify"]
 
 
 @cache
@@ -89,12 +91,14 @@ def open_dataset(ref: DatasetRef, role: Role, path: Path) -> Dataset:
 
     Raises CatalogError for wrong options, DatasetError (MissingFiles) where the files are not what the layout says.
     """
-    from evalkit.datasets.options import parse  # pydantic is slow to import, and listing names does not need it
-
-    reader = module(ref.name)
-    config = parse(ref.name, reader.Config, ref.config)
-    dataset: Dataset = reader.open(path, ref.train if role == "train" else ref.test, config)
+    split = ref.train if role == "train" else ref.test
+    dataset: Dataset = module(ref.name).open(path, split, configure(ref))
     return dataset
+
+
+def configure(ref: DatasetRef) -> Any:
+    """The dataset's frozen `Config` with a recipe's options. Raises CatalogError naming dataset, key and what is allowed."""
+    return parse(module(ref.name).Config, ref.config, f"dataset {ref.name}")
 
 
 def verify(name: str, path: Path) -> list[str]:

@@ -56,7 +56,7 @@ class LocalJob:
         """Augmented batches of a split."""
         return stream(
             self.datasets[role], augmentation, epochs=epochs, batch_size=batch_size, first_epoch=first_epoch,
-            seed=self.seed, device=self.device, workers=self.options.workers, progress=self.progress,
+            seed=self.seed, device=self.device, workers=self.options.workers, skip_broken=self.options.skip_broken,
         )  # fmt: skip
 
     def rng(self, *names: str | int) -> torch.Generator:

@@ -146,7 +146,7 @@ def test_damaged_headers(tmp_path, header):
         files.read(_write(tmp_path / "x.safetensors", header, bytes(16)))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_bytes_end_in_an_error_of_ours_or_in_tensors(tmp_path, data):
     """Bytes of real files, changed in places: a clear error, or a dictionary; never another exception."""

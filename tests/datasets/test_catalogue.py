@@ -7,13 +7,13 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dataset_makers import class_tree, folder, zipped
 
 from evalkit import datasets
 from evalkit.datasets import image_folder
-from evalkit.datasets.options import parse
 from evalkit.datasets.subset import Subset
 from evalkit.errors import BrokenImage, CatalogError, DatasetError, MissingFiles, UnknownName, UsageError
 from evalkit.types import DatasetRef
@@ -93,19 +93,21 @@ def test_open_dataset_takes_the_split_of_the_role(tmp_path: Path) -> None:
 
 
 def test_options_are_checked() -> None:
-    reader = datasets.module("ccp_items")
-    config = parse("ccp_items", reader.Config, {"min_train": 3, "ranges": {"train": [1, 2], "test": [3, 4]}})
+    def configured(options: dict[str, Any]) -> Any:
+        return datasets.configure(DatasetRef("ccp_items", "ccp", config=options))
+
+    config = configured({"min_train": 3, "ranges": {"train": [1, 2], "test": [3, 4]}})
     assert config.min_train == 3
     assert config.ranges["test"] == (3, 4)
     for options, message in [
-        ({"min_trian": 3}, "ccp_items: no option 'min_trian'. Allowed: ranges, min_pixels"),
-        ({"min_train": "3"}, "option 'min_train' is '3'"),
-        ({"min_train": 0}, "option 'min_train' is 0: .*greater than or equal to 1"),
-        ({"min_train": Path()}, "neither text, number"),
-        ({"ranges": {"train": [1]}}, "option 'ranges.train"),
+        ({"min_trian": 3}, "dataset ccp_items: unknown key 'min_trian'; did you mean 'min_train'"),
+        ({"min_train": "3"}, "key 'min_train' is '3'"),
+        ({"min_train": 0}, "key 'min_train' is 0: .*greater than or equal to 1"),
+        ({"min_train": Path()}, "not JSON serializable"),
+        ({"ranges": {"train": [1]}}, "key 'ranges.train"),
     ]:
         with pytest.raises(CatalogError, match=message):
-            parse("ccp_items", reader.Config, options)
+            configured(options)
     with pytest.raises(CatalogError, match="cifar10"):
         datasets.open_dataset(DatasetRef("cifar", "x", config={"variant": "cifar11"}), "train", Path())
 

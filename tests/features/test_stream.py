@@ -48,6 +48,8 @@ def test_epochs_and_seeds_differ():
     whole = taken()
     assert not torch.equal(whole[0].images, whole[3].images)
     assert not torch.equal(whole[0].images, taken(seed=2)[0].images)
+    first, second, _ = taken(Photos(1))  # one image: only the crop can differ
+    assert not torch.equal(first.images, second.images)
 
 
 def test_each_epoch_has_every_sample_once_and_tells_its_last_batch():

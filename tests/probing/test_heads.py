@@ -35,7 +35,7 @@ def separate(init, rates, decays, momentum, steps):
     return found
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(st.sampled_from([1e-4, 0.03, 0.5, 2.0]), min_size=1, max_size=4),
     st.integers(1, 6),

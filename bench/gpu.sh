@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Everything that waits for a GPU, the most valuable first, each step under five minutes; results into bench/results/.
+# usage: bench/gpu.sh [PYTHON]    Nothing here has been run on a GPU yet.
+set -u
+cd "$(dirname "$0")/.."
+python=${1:-.venv/bin/python}
+out=bench/results
+mkdir -p "$out"
+name=$("$python" -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-"))') || { echo "no GPU"; exit 1; }
+step() { # step NAME COMMAND...
+  local what=$1; shift
+  echo "== $what"
+  timeout 290 "$@" >"$out/$name.$what.txt" 2>&1
+  echo "   exit $?, $out/$name.$what.txt"
+}
+step parity   env PYTHONPATH=. "$python" bench/gpu_parity.py
+step tests    env PYTHONPATH=. "$python" -m pytest -q -p no:cacheprovider tests/adapters tests/features tests/runners
+step extraction env PYTHONPATH=. "$python" bench/extraction.py --device cuda
+step demo     env PYTHONPATH=. EVALKIT_CACHE=$(mktemp -d) "$python" -m evalkit.cli.main eval shipped --suite mini --device cuda --out "$(mktemp -d)"
