@@ -1,24 +1,24 @@
 """Everything that evalkit raises on purpose. Each message says what came, what is allowed and what to do.
 
-    EvalkitError
-    ├── CatalogError            a recipe, manifest or suite file is wrong
-    │   └── UnknownName         no such encoder, family, recipe, suite, dataset, runner: the nearest names are given
-    ├── CheckpointError         a weights file cannot be used
-    │   ├── UnsafeFile          it would need code to run, or it lies about its size
-    │   ├── KeyMismatch         keys missing, unexpected or mis-shaped
-    │   └── DigestMismatch      the file is not the one that the manifest names
-    ├── DatasetError            files on disk are not what the layout says
-    │   ├── MissingFiles        all the missing ones, with the expected layout
-    │   └── BrokenImage         one image that cannot be decoded
-    ├── FeatureError            features cannot be computed (not finite, wrong shape)
-    │   └── StoreError          the feature store cannot be read or written
-    ├── ProtocolError           a protocol cannot be run on these data (k larger than the bank, an empty split)
-    ├── Unsupported             the encoder lacks what a recipe needs; the table shows n/a and this reason
-    │   └── NoProjection        the checkpoint has no pretraining head
-    ├── RecordError             a record cannot be read, or is not comparable
-    ├── PretrainError           a training run cannot start, or stopped (loss not finite)
-    ├── UsageError              an option that cannot be: the message names it
-    └── ExtraMissing            an optional dependency is not installed
+EvalkitError
+├── CatalogError            a recipe, manifest or suite file is wrong
+│   └── UnknownName         no such encoder, family, recipe, suite, dataset, runner: the nearest names are given
+├── CheckpointError         a weights file cannot be used
+│   ├── UnsafeFile          it would need code to run, or it lies about its size
+│   ├── KeyMismatch         keys missing, unexpected or mis-shaped
+│   └── DigestMismatch      the file is not the one that the manifest names
+├── DatasetError            files on disk are not what the layout says
+│   ├── MissingFiles        all the missing ones, with the expected layout
+│   └── BrokenImage         one image that cannot be decoded
+├── FeatureError            features cannot be computed (not finite, wrong shape)
+│   └── StoreError          the feature store cannot be read or written
+├── ProtocolError           a protocol cannot be run on these data (k larger than the bank, an empty split)
+├── Unsupported             the encoder lacks what a recipe needs; the table shows n/a and this reason
+│   └── NoProjection        the checkpoint has no pretraining head
+├── RecordError             a record cannot be read, or is not comparable
+├── PretrainError           a training run cannot start, or stopped (loss not finite)
+├── UsageError              an option that cannot be: the message names it
+└── ExtraMissing            an optional dependency is not installed
 """
 
 from __future__ import annotations

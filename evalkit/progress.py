@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,4 +52,4 @@ class RichProgress:
 
 
 def _length(steps: Iterable[Any]) -> int | None:
-    return len(steps) if hasattr(steps, "__len__") else None
+    return len(steps) if isinstance(steps, Sized) else None

@@ -16,7 +16,15 @@ def a_score(name: str = "top1@k=10", value: float = 0.5, n: int = 10, **fields: 
 
 def a_record(encoder: str = "one", recipe: str = "mini-knn-ccp-items", value: float = 0.5, **fields: Any) -> Record:
     score = a_score(value=value)
-    plain = {"name": score.name, "value": value, "n": 10, "low": value - 0.1, "high": value + 0.1, "unit": "fraction", "note": ""}
+    plain = {
+        "name": score.name,
+        "value": value,
+        "n": 10,
+        "low": value - 0.1,
+        "high": value + 0.1,
+        "unit": "fraction",
+        "note": "",
+    }
     limit = fields.pop("limit", None)
     given: dict[str, Any] = {
         "key": f"{abs(hash((encoder, recipe, value, limit))):016x}"[:16],

@@ -89,7 +89,8 @@ def test_no_plugin_knows_another_by_name() -> None:
         f"evalkit.{r}.{p.stem}"
         for r in PLUGINS
         for p in (PACKAGE / r).glob("*.py")
-        if p.stem != "__init__" and any(isinstance(n, ast.FunctionDef) and n.name == verbs[r] for n in ast.parse(p.read_text("utf-8")).body)
+        if p.stem != "__init__"
+        and any(isinstance(n, ast.FunctionDef) and n.name == verbs[r] for n in ast.parse(p.read_text("utf-8")).body)
     }
     assert len(plugins) >= 10
     found = {(p.relative_to(PACKAGE).as_posix(), name) for p, _, name in edges() if name in plugins}
@@ -159,6 +160,7 @@ def test_importing_evalkit_and_its_command_loads_nothing_heavy() -> None:
     import subprocess
     import sys
 
-    code = "import sys, evalkit, evalkit.cli.main; print([m for m in ('torch', 'timm', 'sklearn', 'pandas', 'numpy', 'pydantic') if m in sys.modules])"
+    heavy = ("torch", "timm", "sklearn", "pandas", "numpy", "pydantic")
+    code = f"import sys, evalkit, evalkit.cli.main; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -24,7 +24,19 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_score_that_is_not_a_number_survives(tmp_path: Path) -> None:
-    record = a_record(scores=({"name": "x", "value": float("nan"), "n": 0, "low": float("nan"), "high": float("nan"), "unit": "", "note": ""},))
+    record = a_record(
+        scores=(
+            {
+                "name": "x",
+                "value": float("nan"),
+                "n": 0,
+                "low": float("nan"),
+                "high": float("nan"),
+                "unit": "",
+                "note": "",
+            },
+        )
+    )
     assert np.isnan(records.read(records.save(record, [], {}, tmp_path)).scores[0]["value"])
 
 

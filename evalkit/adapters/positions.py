@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,6 +33,16 @@ def dino(table: Tensor, grid: tuple[int, int]) -> Tensor:
 def timm(table: Tensor, grid: tuple[int, int]) -> Tensor:
     """Antialiased bicubic to the size: timm 1.0.31, layers/pos_embed.py `resample_abs_pos_embed`."""
     return _interpolate(table, antialias=True, size=grid)
+
+
+def sine_cosine(grid: tuple[int, int], dim: int) -> Tensor:
+    """(1, h * w, dim) table: sines, then cosines, of the column for the first half of the channels, of the row for the
+    second, at wavelengths from 2 pi to 20,000 pi (facebookresearch/mae efb2a80, util/pos_embed.py). dim: a multiple of 4.
+    """
+    omega = 10000 ** -(torch.arange(dim // 4) / (dim // 4))
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    angles = [axis.flatten()[:, None] * omega for axis in (columns, rows)]
+    return torch.cat([wave(a) for a in angles for wave in (torch.sin, torch.cos)], 1)[None]
 
 
 RULES: dict[str, Rule] = {"dino": dino, "timm": timm}

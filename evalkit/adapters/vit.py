@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from evalkit.adapters.positions import RULES
+from evalkit.adapters.positions import RULES, sine_cosine
 from evalkit.errors import FeatureError, NoProjection, Unsupported
 from evalkit.types import EncoderSpec, Tokens
 
@@ -66,7 +66,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, H/p, W/p, D)."""
-        return self.proj(images).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
+        tokens: Tensor = self.proj(images).permute(0, 2, 3, 1)
+        return tokens
 
 
 class Attention(nn.Module):
@@ -166,12 +167,17 @@ class VisionTransformer(nn.Module):
         return int(self.config.cls and self.config.cls_position)
 
     def initialise(self, generator: torch.Generator) -> VisionTransformer:
-        """Weights from a truncated normal of deviation 0.02, biases zero, as DINO starts; reads no global state."""
+        """Weights as MAE and MoCo v3 start (Xavier uniform, biases zero, position table from sines and cosines), tokens
+        from a normal of deviation 0.02; reads no global state."""
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
-            elif parameter.ndim > 1:
-                nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+            elif name.endswith("token"):
+                nn.init.normal_(parameter, std=0.02, generator=generator)
+            elif parameter.ndim > 1 and name != "pos_embed":
+                nn.init.xavier_uniform_(parameter.flatten(1), generator=generator)
+        with torch.no_grad():
+            self.pos_embed[:, self._cls_rows :] = sine_cosine(self.config.grid, self.config.dim)
         return self
 
     def positions(self, grid: tuple[int, int], square: bool) -> Tensor:
@@ -277,5 +283,7 @@ def resolve_block(block: int, depth: int) -> int:
     """A block number counted from 0; negative numbers count from the output. Raises FeatureError outside the depth."""
     number = block + depth if block < 0 else block
     if not 0 <= number < depth:
-        raise FeatureError(f"block {block} does not exist: the encoder has {depth} blocks (0 to {depth - 1}, or -1 ...)")
+        raise FeatureError(
+            f"block {block} does not exist: the encoder has {depth} blocks (0 to {depth - 1}, or -1 ...)"
+        )
     return number

@@ -44,7 +44,9 @@ def verify() -> None:
 @app.command()
 def prune(
     older_than: Annotated[float | None, typer.Option(help="Remove entries not used for so many days.")] = None,
-    max_gb: Annotated[float | None, typer.Option(help="Remove the least recently used until the store is this small.")] = None,
+    max_gb: Annotated[
+        float | None, typer.Option(help="Remove the least recently used until the store is this small.")
+    ] = None,
 ) -> None:
     """Remove stored features; they are made again when needed."""
     if older_than is None and max_gb is None:

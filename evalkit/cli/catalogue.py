@@ -45,7 +45,11 @@ def _encoders() -> Iterator[tuple[str, str, str]]:
 
 def _recipes() -> Iterator[tuple[str, str, str]]:
     for recipe in map(catalog.recipe, catalog.recipes()):
-        yield recipe.id, recipe.title, "shipped data" if recipe.dataset.shipped else f"data root: {recipe.dataset.folder}"
+        yield (
+            recipe.id,
+            recipe.title,
+            "shipped data" if recipe.dataset.shipped else f"data root: {recipe.dataset.folder}",
+        )
 
 
 def _datasets() -> Iterator[tuple[str, str, str]]:
@@ -81,7 +85,9 @@ def complete_any(incomplete: str) -> list[str]:
 
 
 def describe(
-    name: Annotated[str, typer.Argument(metavar="ID", help="An encoder, recipe or suite.", autocompletion=complete_any)],
+    name: Annotated[
+        str, typer.Argument(metavar="ID", help="An encoder, recipe or suite.", autocompletion=complete_any)
+    ],
 ) -> None:
     """Everything that a manifest, recipe or suite says: source, parameters and published numbers included."""
     for text in _lines(dataclasses.asdict(find(name))):

@@ -25,8 +25,12 @@ def _known() -> dict[str, DatasetRef]:
 
 @app.command()
 def verify(
-    dataset: Annotated[str, typer.Argument(help="A folder name as recipes use it (cifar10, ccp ...), or a dataset module.")],
-    data_root: Annotated[Path | None, typer.Option(envvar="EVALKIT_DATA", help="Folder that holds the datasets.")] = None,
+    dataset: Annotated[
+        str, typer.Argument(help="A folder name as recipes use it (cifar10, ccp ...), or a dataset module.")
+    ],
+    data_root: Annotated[
+        Path | None, typer.Option(envvar="EVALKIT_DATA", help="Folder that holds the datasets.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Path of this dataset itself.")] = None,
 ) -> None:
     """Say what is missing or wrong in a dataset, all of it, with the expected layout; exit code 1 if anything is."""

@@ -98,7 +98,9 @@ def evaluate(
         outcomes: list[Outcome] = []
         try:
             for target, encoder in zip(targets, encoders, strict=True):
-                outcomes += _measure(session, encoder, recipes, given | {"checkpoint": target, "suite": suite}, progress)
+                outcomes += _measure(
+                    session, encoder, recipes, given | {"checkpoint": target, "suite": suite}, progress
+                )
         except KeyboardInterrupt:
             typer.echo("evalkit: interrupted; what was computed is kept, the same command goes on from there", err=True)
             raise typer.Exit(130) from None

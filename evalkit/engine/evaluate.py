@@ -100,7 +100,10 @@ class Session:
         return self._opened[name]
 
     def _one(self, encoder: Encoder, recipe: Recipe, config: Any, path: Path, given: Mapping[str, Any]) -> Outcome:
-        data: dict[Role, Dataset] = {"train": self._open(recipe, "train", path), "test": self._open(recipe, "test", path)}
+        data: dict[Role, Dataset] = {
+            "train": self._open(recipe, "train", path),
+            "test": self._open(recipe, "test", path),
+        }
         measure = _Measurement(self, encoder, recipe, config, data, given, path.resolve())
         found = measure.find()
         if found is not None:
@@ -203,7 +206,9 @@ class _Measurement:
         }  # fmt: skip
 
     def _data(self, job: LocalJob) -> dict[str, Any]:
-        splits = {role: {"digest": d.digest, "split": d.split, "n": len(d), **d.describe()} for role, d in self.data.items()}
+        splits = {
+            role: {"digest": d.digest, "split": d.split, "n": len(d), **d.describe()} for role, d in self.data.items()
+        }
         skipped = {role: {"skipped": ids} for role, ids in job.skipped.items()}
         return {"name": self.recipe.dataset.name, "folder": self.recipe.dataset.folder, "path": str(self.where),
                 **{role: facts | skipped.get(role, {}) for role, facts in splits.items()}}  # fmt: skip
@@ -250,7 +255,9 @@ def load(checkpoint: str | Path, *, family: str = "", arch: str = "", network: s
     if text in catalog.manifests() or text.endswith(".toml"):
         manifest = catalog.manifest(text)
         if family or arch:
-            raise UsageError(f"{text} is an encoder of the zoo: its manifest names family and architecture; drop the options")
+            raise UsageError(
+                f"{text} is an encoder of the zoo: its manifest names family and architecture; drop the options"
+            )
         manifest = dataclasses.replace(manifest, network=network or manifest.network)
         return adapters.load(manifest, Path(manifest.file) if manifest.file else None)
     path = Path(text)
@@ -259,7 +266,9 @@ def load(checkpoint: str | Path, *, family: str = "", arch: str = "", network: s
 
         raise UnknownName("encoder (or file)", text, catalog.manifests())
     if not family:
-        raise UsageError(f"{text}: say which family of checkpoint it is with --family; known: {', '.join(adapters.names())}")
+        raise UsageError(
+            f"{text}: say which family of checkpoint it is with --family; known: {', '.join(adapters.names())}"
+        )
     return adapters.load(Manifest(id=_file_id(path), family=family, arch=arch, network=network, file=text), path)
 
 

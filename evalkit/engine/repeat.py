@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from evalkit.engine.evaluate import Options, Session, load
@@ -43,10 +42,11 @@ def again(record: Record, out: Path | None = None) -> tuple[Record, list[Row]]:
 def _same_data(old: Record, new: Record) -> None:
     for role, digest in old.identity["data"].items():
         if new.identity["data"][role] != digest:
-            raise RecordError(f"{old.data['path']} ({role}): digest is {new.identity['data'][role]}, the record's was {digest}")
+            raise RecordError(
+                f"{old.data['path']} ({role}): digest is {new.identity['data'][role]}, the record's was {digest}"
+            )
 
 
 def _rows(old: Record, new: Record) -> list[Row]:
     now = {s["name"]: s for s in new.scores}
-    number = lambda v: math.nan if v is None else float(v)  # noqa: E731
-    return [(s["name"], number(s["value"]), number(now[s["name"]]["value"])) for s in old.scores if s["name"] in now]
+    return [(s["name"], float(s["value"]), float(now[s["name"]]["value"])) for s in old.scores if s["name"] in now]

@@ -1,0 +1,1 @@
+"""Pure functions on arrays: bootstrap intervals, rankings of classes, exact nearest neighbours."""

@@ -29,8 +29,8 @@ ALIGNED = 16
 def normalise(rows: Tensor, what: str = "features", *, spare: int = 0) -> Tensor:
     """Rows of length 1 as float32; a zero row stays zero.
 
-    rows: (N, D) any float dtype. spare: zero rows to append, so that padding costs no second copy. Raises FeatureError, naming `what`, for another shape and for values that are not
-    finite.
+    rows: (N, D) any float dtype. spare: zero rows to append, so that padding costs no second copy.
+    Raises FeatureError, naming `what`, for another shape and for values that are not finite.
     """
     if rows.ndim != 2:
         raise FeatureError(f"{what} must be rows, shape (N, D); what came has shape {tuple(rows.shape)}")

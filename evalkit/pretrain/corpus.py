@@ -50,7 +50,9 @@ def _squares(data: bytes, size: int, windows: int, seed: int) -> list[np.ndarray
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     if windows < 2 or min(image.size) < LARGE * size:
         return [_pixels(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))]
-    return [_pixels(image.resize((size, size), Image.Resampling.BICUBIC, box=b)) for b in _boxes(image, size, windows, seed)]
+    return [
+        _pixels(image.resize((size, size), Image.Resampling.BICUBIC, box=b)) for b in _boxes(image, size, windows, seed)
+    ]
 
 
 def _boxes(image: Image.Image, size: int, windows: int, seed: int) -> Iterator[tuple[float, float, float, float]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +36,11 @@ class Config:
     local_crops: int = 4
     global_size: int = 40
     local_size: int = 16
-    global_scale: tuple[float, float] = (0.25, 1.0)
-    local_scale: tuple[float, float] = (0.05, 0.25)
+    global_scale: tuple[float, float] = (0.35, 1.0)
+    local_scale: tuple[float, float] = (0.1, 0.35)
     jitter: tuple[float, float, float, float] = (0.3, 0.3, 0.2, 0.05)
-    jitter_p: float = 0.5
-    grey: float = 0.05
+    jitter_p: float = 0.4
+    grey: float = 0.0
     solarise: float = 0.0
     teacher_temp: float = 0.04
     student_temp: float = 0.1
@@ -76,10 +76,13 @@ class DINO(nn.Module):
     def views(self, images: Tensor, normalise: nn.Module, rng: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
         """Two large crops and the small ones of each image, normalised."""
         c = self.config
-        colours = {"jitter": c.jitter, "jitter_p": c.jitter_p, "grey_p": c.grey}
-        large = [Views(c.global_size, c.global_scale, **colours, solarise_p=p) for p in (0.0, c.solarise)]
-        small = [Views(c.local_size, c.local_scale, **colours)] * c.local_crops
-        make = lambda specs: [normalise(augment(images, v, rng)) for v in specs]  # noqa: E731
+        colours = Views(c.global_size, c.global_scale, c.jitter, c.jitter_p, c.grey)
+        large = [colours, replace(colours, solarise_p=c.solarise)]
+        small = [replace(colours, size=c.local_size, scale=c.local_scale)] * c.local_crops
+
+        def make(specs: list[Views]) -> list[Tensor]:
+            return [normalise(augment(images, views, rng)) for views in specs]
+
         return make(large), make(small)
 
     def forward(self, large: list[Tensor], small: list[Tensor]) -> Tensor:
@@ -102,6 +105,8 @@ class DINO(nn.Module):
 
     def export(self) -> dict[str, Tensor]:
         """The teacher as it is shipped: `backbone.*` and the head without its prototypes, names as DINO's files have them."""
-        head = {k.replace("layers.", "mlp."): v for k, v in self.teacher_head.state_dict().items() if "last_layer" not in k}
+        head = {
+            k.replace("layers.", "mlp."): v for k, v in self.teacher_head.state_dict().items() if "last_layer" not in k
+        }
         state = {f"backbone.{k}": v for k, v in self.teacher.state_dict().items()}
         return state | {f"head.{k}": v for k, v in head.items()}

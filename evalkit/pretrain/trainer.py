@@ -81,7 +81,9 @@ def _optimizer(method: nn.Module, run: Run) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups)
 
 
-def _step(method: DINO, optimizer: torch.optim.Optimizer, corpus: Tensor, run: Run, step: int, norm: nn.Module) -> float:
+def _step(
+    method: DINO, optimizer: torch.optim.Optimizer, corpus: Tensor, run: Run, step: int, norm: nn.Module
+) -> float:
     rng = torch.Generator().manual_seed(hash((run.seed, step)) & 0x7FFFFFFF)
     images = corpus[_rows(len(corpus), run, step)]
     for group in optimizer.param_groups:

@@ -66,7 +66,9 @@ def build(suite: Suite, out: Path, *, limit: int | None = None) -> Table:
         notes += [f"{column.recipe}: {line}" for line in said]
     encoders = _order(suite, {e for found in chosen for e in found})
     if not encoders:
-        raise RecordError(f"{out}: no record of suite {suite.id}; measure first: evalkit eval ENCODER --suite {suite.id}")
+        raise RecordError(
+            f"{out}: no record of suite {suite.id}; measure first: evalkit eval ENCODER --suite {suite.id}"
+        )
     cells = [_column(column, found, encoders) for column, found in zip(suite.columns, chosen, strict=True)]
     rows = {e: tuple(column[i] for column in cells) for i, e in enumerate(encoders)}
     heads = tuple(_head(column, found) for column, found in zip(suite.columns, chosen, strict=True))
@@ -133,12 +135,15 @@ def _cell(column: Column, record: Record | None) -> Cell:
     if score is None:
         return Cell(note=f"{column.recipe} has no score {column.score!r}")
     scale = 100.0 if score["unit"] == "fraction" else 1.0
-    number = lambda name: math.nan if score[name] is None else float(score[name]) * scale  # noqa: E731
-    return Cell(number("value"), (number("high") - number("low")) / 2, int(score["n"]))
+    half = (score["high"] - score["low"]) / 2
+    return Cell(score["value"] * scale, half * scale, int(score["n"]))
 
 
 def _footing(suite: Suite, cells: Sequence[Sequence[Cell]]) -> list[str]:
-    counts = [f"{c.title or c.recipe} {sorted({x.n for x in col if x.measured})}" for c, col in zip(suite.columns, cells, strict=True)]
+    counts = [
+        f"{c.title or c.recipe} {sorted({x.n for x in col if x.measured})}"
+        for c, col in zip(suite.columns, cells, strict=True)
+    ]
     lines = ["± is half of the 95 % bootstrap interval over test images; the best of a column is bold"]
     lines.append("n of the test set: " + "; ".join(counts).replace("[", "").replace("]", ""))
     return lines + ([suite.notes] if suite.notes else [])
@@ -159,7 +164,9 @@ def comma_separated(table: Table) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["encoder", *(f"{t} {what}".strip() for t, u in table.columns for what in (u, "±", "n"))])
     for encoder, row in table.rows.items():
-        writer.writerow([encoder, *(x for c in row for x in ((c.value, c.half, c.n) if c.measured else (c.text, "", "")))])
+        writer.writerow(
+            [encoder, *(x for c in row for x in ((c.value, c.half, c.n) if c.measured else (c.text, "", "")))]
+        )
     return text.getvalue()
 
 
@@ -170,12 +177,20 @@ def latex(table: Table) -> str:
     """A booktabs tabular; notes as comments above."""
     heads = ["encoder", *(f"{t} ({u})" if u else t for t, u in table.columns)]
     rows = [
-        [encoder, *(rf"\textbf{{{c.plain()}}}" if c.best else c.plain() for c in row)] for encoder, row in table.rows.items()
+        [encoder, *(rf"\textbf{{{c.plain()}}}" if c.best else c.plain() for c in row)]
+        for encoder, row in table.rows.items()
     ]
     body = [" & ".join(x.translate(_LATEX) for x in row) + r" \\" for row in rows]
     head = " & ".join(h.translate(_LATEX) for h in heads) + r" \\"
     comments = [f"% {n}" for n in (table.title, *table.notes)]
-    frame = [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
+    frame = [
+        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+    ]
     return "\n".join([*comments, *frame, r"\end{tabular}", ""])
 
 

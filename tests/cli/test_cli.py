@@ -120,7 +120,11 @@ def test_one_recipe_that_fails_takes_nothing_else_with_it(desk: Path, evalkit) -
         (["eval", "fake.toml", "--recipe", "knn.toml", "--device", "tpu"], 2, "tpu"),
         (["eval", "text.pth", "--recipe", "knn.toml", "--data", "fake=."], 1, "--family"),
         (["eval", "text.pth", "--family", "dinno", "--recipe", "knn.toml", "--data", "fake=."], 1, "Did you mean dino"),
-        (["eval", "text.pth", "--family", "dino", "--arch", "vit_small_patch16", "--recipe", "knn.toml"], 1, "text.pth"),
+        (
+            ["eval", "text.pth", "--family", "dino", "--arch", "vit_small_patch16", "--recipe", "knn.toml"],
+            1,
+            "text.pth",
+        ),
         (["describe", "rndom"], 1, "Did you mean random"),
         (["data", "verify", "cifr10"], 1, "Did you mean cifar10"),
         (["data", "verify", "cifar10", "--data-root", "."], 1, "cifar10"),
@@ -156,12 +160,19 @@ def test_a_broken_image_is_refused_by_default_and_recorded_when_skipped(desk: Pa
     assert evalkit(*words, "--skip-broken").code == 0
     (record,) = (desk / "runs/fake").glob("folder.*.json")
     content = json.loads(record.read_text())
-    assert content["data"]["test"]["skipped"] == ["test/cat/0.png"] or "cat/0.png" in content["data"]["test"]["skipped"][0]
+    assert (
+        content["data"]["test"]["skipped"] == ["test/cat/0.png"] or "cat/0.png" in content["data"]["test"]["skipped"][0]
+    )
     assert content["scores"][0]["n"] == 7
 
 
 def test_listing_and_describing(desk: Path, evalkit) -> None:
-    for kind, word in (("encoders", "random"), ("recipes", "mini-knn-ccp-items"), ("datasets", "ccp_items"), ("suites", "demo")):
+    for kind, word in (
+        ("encoders", "random"),
+        ("recipes", "mini-knn-ccp-items"),
+        ("datasets", "ccp_items"),
+        ("suites", "demo"),
+    ):
         said = evalkit("list", kind)
         assert said.code == 0
         assert word in said.out
@@ -190,7 +201,10 @@ def test_a_table_of_ones_own_suite_in_every_format(desk: Path, evalkit) -> None:
     assert (desk / "runs/tables/mine.csv").exists()
 
 
-@pytest.mark.parametrize("words", [[], ["eval"], ["table"], ["list"], ["describe"], ["data"], ["data", "verify"], ["cache"], ["cache", "prune"]])
+@pytest.mark.parametrize(
+    "words",
+    [[], ["eval"], ["table"], ["list"], ["describe"], ["data"], ["data", "verify"], ["cache"], ["cache", "prune"]],
+)
 def test_help_on_every_level(evalkit, words: list[str]) -> None:
     said = evalkit(*words, "--help")
     assert said.code == 0

@@ -78,12 +78,21 @@ def _cifar(tmp: Path) -> Data:
 
 def _coco(tmp: Path) -> Data:
     root = make.coco(tmp / "coco")
-    return Data(root, test="val", config={"min_train": 1, "min_test": 1, "min_side": 10}, image=root / "train2017/000000000001.jpg")
+    return Data(
+        root,
+        test="val",
+        config={"min_train": 1, "min_test": 1, "min_side": 10},
+        image=root / "train2017/000000000001.jpg",
+    )
 
 
 def _ccp(tmp: Path) -> Data:
     root = make.ccp(tmp / "ccp", {f"{n:04d}": make.ccp_mask() for n in (1, 2, 3, 4)})
-    return Data(root, config={"min_train": 1, "min_test": 1, "ranges": {"train": [1, 2], "test": [3, 4]}}, image=root / "photos/0001.jpg")
+    return Data(
+        root,
+        config={"min_train": 1, "min_test": 1, "ranges": {"train": [1, 2], "test": [3, 4]}},
+        image=root / "photos/0001.jpg",
+    )
 
 
 DATASETS: dict[str, Callable[[Path], Data] | Exempt] = {

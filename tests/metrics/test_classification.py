@@ -21,6 +21,11 @@ def test_equal_scores_go_to_the_lowest_class(scores, top):
     assert found == [sorted(range(len(row)), key=lambda c: (-row[c], c))[:top] for row in scores]
 
 
+def test_many_equal_scores_stay_in_the_order_of_the_classes():
+    scores = (torch.arange(2000) % 7 == 3).float().repeat(2, 1)
+    assert classification.ranked(scores, 5).tolist() == [[3, 10, 17, 24, 31]] * 2
+
+
 def test_correct_counts_the_first_n():
     ranking = torch.tensor([[2, 0, 1], [1, 2, 0]])
     labels = torch.tensor([0, 0])
