@@ -66,8 +66,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, H/p, W/p, D)."""
-        tokens: Tensor = self.proj(images).permute(0, 2, 3, 1)
-        return tokens
+        tokens: Tensor = self.proj(images)
+        return tokens.movedim(1, -1)
 
 
 class Attention(nn.Module):
@@ -94,7 +94,7 @@ class Attention(nn.Module):
     def rows(self, x: Tensor, queries: Tensor) -> Tensor:
         """(B, heads, Q, T) softmax rows for the token indices `queries` only: all of them do not fit at video size."""
         q, k, _ = self.split(x)
-        scores = q[:, :, queries] @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        scores: Tensor = q[:, :, queries] @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         return scores.softmax(-1)
 
 

@@ -112,7 +112,12 @@ def test_one_recipe_that_fails_takes_nothing_else_with_it(desk: Path, evalkit) -
         (["eval", "random", "--suite", "demmo"], 1, "Did you mean demo"),
         (["eval", "random", "--recipe", "mini-knn-ccp-itms"], 1, "Did you mean mini-knn-ccp-items"),
         (["eval", "random"], 1, "--recipe or --suite"),
-        (["eval", "none.pth", "--recipe", "knn.toml", "--family", "dino"], 1, "none.pth"),
+        (["eval", "none.pth", "--recipe", "knn.toml", "--family", "dino"], 1, "--arch: vit_base_patch16"),
+        (
+            ["eval", "none.pth", "--recipe", "knn.toml", "--family", "dino", "--arch", "vit_micro_patch8_64"],
+            1,
+            "none.pth",
+        ),
         (["eval", "fake.toml", "--recipe", "knn.toml", "--data", "fake"], 1, "NAME=PATH"),
         (["eval", "fake.toml", "--recipe", "knn.toml"], 1, "--data-root"),
         (["eval", "fake.toml", "--recipe", "knn.toml", "--data", "fake=.", "--limit", "0"], 1, "at least 1"),

@@ -95,10 +95,6 @@ def test_the_same_question_has_the_same_answer(runner: str) -> None:
     assert measured(runner, FAKE, data).scores == measured(runner, FAKE, data).scores
 
 
-def test_one_class_alone_is_scored_or_refused_in_words(runner: str) -> None:
-    refused = {"linear": "class"}
-    if runner in refused:
-        with pytest.raises(ProtocolError, match=refused[runner]):
-            measured(runner, FAKE, {"classes": 1, "per_class": 6})
-    else:
-        assert measured(runner, FAKE, {"classes": 1, "per_class": 6}).score()["value"] == 1.0  # type: ignore[index]
+def test_one_class_alone_is_refused_in_words(runner: str) -> None:
+    with pytest.raises(ProtocolError, match="class"):
+        measured(runner, FAKE, {"classes": 1, "per_class": 6})
