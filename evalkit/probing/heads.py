@@ -1,7 +1,7 @@
 """Many linear classifiers on the same features, trained in one stacked pass.
 
 What:   H heads that differ in learning rate (and weight decay) share one input, so their weights stand side by side
-        in one (D, H x C) matrix: a step is one product for the logits, a softmax, one product for the gradient, and one
+        in one (H x C, D) matrix: a step is one product for the logits, a softmax, one product for the gradient, and one
         pass over the weights. The gradient of the mean cross-entropy is known in closed form; no autograd runs.
 Source: softmax regression as in DINO's, iBOT's and DINOv2's linear probes: SGD with momentum 0.9 (PyTorch's form:
         m <- 0.9 m + g, w <- w - rate m; the rate is outside of m), weights N(0, 0.01), bias 0.
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from evalkit.errors import UsageError
@@ -51,11 +52,10 @@ class Heads:
         self._momentum = momentum
         self._rate = init.new_tensor(self.rates).repeat_interleave(self.classes)
         self._decay = init.new_tensor(decay).repeat_interleave(self.classes) if any(decay) else None
-        self._weight = init.repeat(1, len(rates))
-        self._bias = init.new_zeros(self._weight.shape[1])
+        self._weight = init.T.repeat(len(rates), 1)
+        self._bias = init.new_zeros(len(self._weight))
         self._weight_speed = torch.zeros_like(self._weight)
         self._bias_speed = torch.zeros_like(self._bias)
-        self._buffers = (init.new_empty(0), init.new_empty(0))
 
     def __len__(self) -> int:
         return len(self.rates)
@@ -67,27 +67,27 @@ class Heads:
         """
         slope = self._slope(features, labels)
         share = 1 / len(features)
-        self._weight_speed.addmm_(features.T, slope, beta=self._momentum, alpha=share)
+        self._weight_speed.addmm_(slope.T, features, beta=self._momentum, alpha=share)
         self._bias_speed.mul_(self._momentum).add_(slope.sum(dim=0), alpha=share)
         if self._decay is not None:
-            self._weight_speed.addcmul_(self._weight, self._decay)
+            self._weight_speed.addcmul_(self._weight, self._decay[:, None])
             self._bias_speed.addcmul_(self._bias, self._decay)
-        self._weight.addcmul_(self._weight_speed, self._rate, value=-factor)
+        self._weight.addcmul_(self._weight_speed, self._rate[:, None], value=-factor)
         self._bias.addcmul_(self._bias_speed, self._rate, value=-factor)
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, H, C) logits of (B, D) features; not finite for heads that diverged."""
-        return torch.addmm(self._bias, features, self._weight).view(len(features), len(self), self.classes)
+        return _linear(features, self._weight, self._bias).view(len(features), len(self), self.classes)
 
     def alive(self) -> Tensor:
         """(H,) bool: the heads whose weights are all finite."""
-        finite = torch.isfinite(self._weight).all(dim=0) & torch.isfinite(self._bias)
+        finite = torch.isfinite(self._weight).all(dim=1) & torch.isfinite(self._bias)
         return finite.view(len(self), self.classes).all(dim=1)
 
     def head(self, index: int) -> tuple[Tensor, Tensor]:
         """Weight (C, D) and bias (C,) of one head, as copies in the layout of `nn.Linear`."""
-        columns = slice(index * self.classes, (index + 1) * self.classes)
-        return self._weight[:, columns].T.contiguous(), self._bias[columns].clone()
+        rows = slice(index * self.classes, (index + 1) * self.classes)
+        return self._weight[rows].clone(), self._bias[rows].clone()
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a later `restore` needs to go on identically; copies on the CPU."""
@@ -110,15 +110,19 @@ class Heads:
 
     def _slope(self, features: Tensor, labels: Tensor) -> Tensor:
         """(B, H x C) softmax minus one-hot: the gradient of each image's loss by its logits."""
-        if len(self._buffers[0]) != len(features):
-            shape = (len(features), self._weight.shape[1])
-            self._buffers = (self._weight.new_empty(shape), self._weight.new_empty(shape))
-        logits, slope = self._buffers
-        torch.addmm(self._bias, features, self._weight, out=logits)
-        per_head = slope.view(len(features), len(self), self.classes)
-        torch.softmax(logits.view_as(per_head), dim=2, out=per_head)
+        per_head = self.logits(features)
+        torch.softmax(per_head, dim=2, out=per_head)  # row by row, so that it may overwrite what it reads
         per_head[torch.arange(len(features), device=labels.device), :, labels] -= 1
-        return slope
+        return per_head.view(len(features), len(self._weight))
+
+
+def _linear(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(B, N) from (B, D), (N, D) and (N,). On the CPU as a convolution with a kernel of one pixel: torch gives that to
+    oneDNN, which on AMD processors multiplies 1.2 times as fast as the MKL that it gives matrix products to."""
+    if features.device.type != "cpu" or features.dtype != torch.float32 or not len(features):
+        return F.linear(features, weight, bias)
+    row, kernel = (m.view(1, len(m), 1, -1).permute(0, 3, 1, 2) for m in (features, weight))
+    return F.conv2d(row, kernel.permute(2, 1, 0, 3), bias).permute(0, 2, 3, 1).reshape(len(features), len(weight))
 
 
 def _check(rates: Sequence[float], momentum: float, decay: Sequence[float]) -> None:
