@@ -52,7 +52,7 @@ def _draw(table: Table) -> None:
     from rich.table import Table as Drawn
 
     drawn = Drawn(title=table.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    drawn.add_column("encoder")
+    drawn.add_column("encoder", overflow="fold")
     for title, unit in table.columns:
         drawn.add_column(f"{title}\n({unit})" if unit else title, justify="right")
     for encoder, row in table.rows.items():

@@ -127,6 +127,7 @@ def export(method: DINO, path: Path, facts: dict[str, Any]) -> None:
     state = {k: v.detach().half().contiguous() for k, v in method.export().items()}
     partial = path.with_suffix(".part")
     save_file(state, partial, {"format": "pt", "evalkit": __version__, "training": json.dumps(facts)})
+    partial.chmod(0o644)  # safetensors writes for the owner alone
     partial.replace(path)
 
 
