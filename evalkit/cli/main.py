@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evalkit.cli import cache, catalogue, data, measure, table
+from evalkit.cli import cache, catalogue, compare, data, measure, table
 from evalkit.errors import EvalkitError
 from evalkit.version import __version__
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("eval")(measure.evaluate)
 app.command("repeat")(measure.repeat)
 app.command("table")(table.table)
+app.command("compare")(compare.compare)
 app.command("list")(catalogue.list_)
 app.command("describe")(catalogue.describe)
 app.add_typer(data.app, name="data")

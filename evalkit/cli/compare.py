@@ -1,0 +1,29 @@
+"""`evalkit compare`: is one encoder better than another, or was it luck."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evalkit.cli.measure import complete_encoder
+
+
+def compare(
+    one: Annotated[str, typer.Argument(help="An encoder with records.", autocompletion=complete_encoder)],
+    other: Annotated[str, typer.Argument(help="Another one.", autocompletion=complete_encoder)],
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Only this recipe.")] = "*",
+    score: Annotated[str, typer.Option(help="Another score than the recipe's headline.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("runs"),
+) -> None:
+    """Difference of two encoders on the same test images, with its paired 95 % bootstrap interval."""
+    from evalkit.reporting.compare import differences
+
+    for d in differences(one, other, out, recipe=recipe, score=score):
+        low, high, gap = (100 * v for v in (d.difference.low, d.difference.high, d.difference.difference))
+        verdict = "differ" if low > 0 or high < 0 else "cannot be told apart"
+        typer.echo(
+            f"{d.recipe} {d.score}: {one} {100 * d.one:.1f} %, {other} {100 * d.other:.1f} %, difference "
+            f"{gap:+.1f} [{low:+.1f}, {high:+.1f}] (p {d.difference.p:.3f}, n {d.n}): they {verdict}"
+        )

@@ -1,0 +1,57 @@
+"""Two encoders on the same test images: the difference of a score with its paired bootstrap interval, from records alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evalkit import records
+from evalkit.errors import RecordError
+from evalkit.metrics import bootstrap
+from evalkit.records import Record
+
+
+@dataclass(frozen=True)
+class Difference:
+    """one minus other, in the score's unit, with its 95 % interval; p of no difference (two-sided, bootstrap)."""
+
+    recipe: str
+    score: str
+    one: float
+    other: float
+    difference: bootstrap.Paired
+    n: int
+
+
+def differences(one: str, other: str, out: Path, *, recipe: str = "*", score: str = "") -> list[Difference]:
+    """One `Difference` for each recipe that both encoders have comparable records of, the newest of each.
+
+    Raises RecordError where there is none, or where the outcomes do not belong to the same units.
+    """
+    mine, theirs = (records.find(out, encoder=e, recipe=recipe) for e in (one, other))
+    latest = {(r.recipe["id"], r.comparable): r for r in theirs if r.status == "done"}
+    pairs = {
+        (r.recipe["id"], r.comparable): (r, latest[r.recipe["id"], r.comparable])
+        for r in mine
+        if r.status == "done" and (r.recipe["id"], r.comparable) in latest
+    }
+    if not pairs:
+        raise RecordError(
+            f"{out}: {one} and {other} have no record of the same recipe on the same data; measure both first"
+        )
+    return [_difference(a, b, out, score) for a, b in pairs.values()]
+
+
+def _difference(one: Record, other: Record, out: Path, score: str) -> Difference:
+    name = score or str(one.recipe["headline"])
+    (a, groups), (b, others) = (records.outcomes(r, out, name) for r in (one, other))
+    alike = np.array_equal(groups, others) if groups is not None and others is not None else groups is others
+    if len(a) != len(b) or not alike:
+        raise RecordError(
+            f"{one.recipe['id']}: {one.encoder['id']} and {other.encoder['id']} were not scored on the same units "
+            f"({len(a)} and {len(b)}), perhaps because broken images were skipped for one of them"
+        )
+    paired = bootstrap.paired(a, b, groups, seed=0)
+    return Difference(one.recipe["id"], name, float(a.mean()), float(b.mean()), paired, len(a))
