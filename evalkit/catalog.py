@@ -108,6 +108,18 @@ def suite(name: str) -> Suite:
     return found
 
 
+def file(path: str) -> Manifest | Recipe | Suite:
+    """A file of one's own, told apart by the key that only its kind has: family, runner or columns."""
+    content = _read("catalog", path, "protocols")[1]
+    if "family" in content:
+        return manifest(path)
+    if "runner" in content:
+        return recipe(path)
+    if "columns" in content:
+        return suite(path)
+    raise CatalogError(f"{path}: no encoder (family), recipe (runner) or suite (columns): none of these keys is in it")
+
+
 def shipped_encoders() -> list[str]:
     """Ids of the encoders whose weights travel with evalkit, trained ones first, controls last."""
     found = [manifest(i) for i in manifests()]

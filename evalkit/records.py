@@ -81,6 +81,8 @@ def path_of(out: Path, encoder: str, recipe: str, key: str) -> Path:
 
 def save(record: Record, scores: Iterable[Score], kept: Mapping[str, Mapping[str, Any]], out: Path) -> Path:
     """Write outcomes, kept tensors and then the record. Raises RecordError where the folder cannot be written."""
+    from safetensors import SafetensorError
+
     path = path_of(out, record.encoder["id"], record.recipe["id"], record.key)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,9 +91,22 @@ def save(record: Record, scores: Iterable[Score], kept: Mapping[str, Mapping[str
             _save_tensors(path.with_suffix(f".{name}.safetensors"), dict(tensors))
         text = json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False, default=str)
         _atomically(path, lambda part: part.write_text(text + "\n", "utf-8"))
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be written: {error.strerror}; choose another folder with --out") from None
+    except (OSError, SafetensorError) as error:
+        raise RecordError(f"{path}: cannot be written ({error}); choose another folder with --out") from None
     return path
+
+
+def check_writable(out: Path) -> None:
+    """Before hours of work: raises RecordError where no record could be written under `out`."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".{os.getpid()}.probe"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise RecordError(
+            f"{out}: records cannot be written there ({error}); choose another folder with --out"
+        ) from None
 
 
 def _save_outcomes(path: Path, scores: Iterable[Score]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -432,11 +431,3 @@ class Suite:
     columns: tuple[Column, ...]
     encoders: tuple[str, ...] = ()
     notes: str = ""
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where a dataset lies on this machine."""
-
-    dataset: str
-    path: Path

@@ -32,7 +32,9 @@ def a_record(encoder: str = "one", recipe: str = "mini-knn-ccp-items", value: fl
         "created": "2026-01-01T00:00:00+00:00",
         "encoder": {"id": encoder, "digest": "d"},
         "recipe": {"id": recipe, "version": 1, "headline": "top1@k=10"},
-        "data": {"test": {"digest": "0" * 64}},
+        "data": {
+            "test": {"digest": "0" * 64, "limit": limit, "samples": limit or 9, "samples_of_whole": 99 if limit else 9}
+        },
         "arguments": {"given": {}, "resolved": {"limit": limit}},
         "environment": {},
         "identity": {},

@@ -98,6 +98,8 @@ def find(name: str) -> Manifest | Recipe | Suite:
     """Whatever has this id. Raises UnknownName with the nearest ids."""
     if name in catalog.manifests():
         return catalog.manifest(name)
+    if name.endswith(".toml"):
+        return catalog.file(name)
     if name in catalog.recipes():
         return catalog.recipe(name)
     if name in catalog.suites():

@@ -36,7 +36,9 @@ def verify(
     """Say what is missing or wrong in a dataset, all of it, with the expected layout; exit code 1 if anything is."""
     from evalkit import datasets
 
-    known = _known() | {name: DatasetRef(name, name) for name in datasets.names()}
+    known = (
+        {name: DatasetRef(name, name) for name in datasets.names()} | {r.name: r for r in _known().values()} | _known()
+    )
     if dataset not in known:
         raise UnknownName("dataset", dataset, known)
     reference = known[dataset]

@@ -177,14 +177,13 @@ def _plain(value: Any) -> Any:
 
 def repeat(
     record: Annotated[Path, typer.Argument(help="A record file.")],
-    out: Annotated[Path | None, typer.Option(help="Also write the new record into this folder.")] = None,
 ) -> None:
     """Measure a record's question again from the record alone, and say whether the numbers agree."""
     from evalkit import records
     from evalkit.engine.repeat import again
 
     old = records.read(record)
-    new, rows = again(old, out)
+    new, rows = again(old)
     moved = [name for name, before, after in rows if str(before) != str(after)]
     for name, before, after in rows:
         typer.echo(f"{name}: {before:.6g} then, {after:.6g} now" + ("  MOVED" if name in moved else ""))

@@ -39,11 +39,9 @@ def table(
     else:
         typer.echo(tables.FORMATS[format_.value](found), nl=False)
     if write:
-        for suffix in ("md", "csv"):
-            path = out / "tables" / f"{Path(suite).stem}.{suffix}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(tables.FORMATS[suffix](found), "utf-8")
-        typer.echo(f"records: {out}/   table: {out}/tables/{Path(suite).stem}.md and .csv")
+        name = Path(suite).stem + ("" if limit is None else f".limit-{limit}")
+        tables.write(found, out / "tables", name)
+        typer.echo(f"records: {out}/   table: {out}/tables/{name}.md and .csv", err=True)
 
 
 def _draw(table: Table) -> None:

@@ -19,7 +19,7 @@ import torch
 from evalkit import adapters, catalog, datasets, records, runners
 from evalkit.datasets.subset import Subset
 from evalkit.engine.job import FileCheckpoint, LocalJob
-from evalkit.errors import EvalkitError, FeatureError, Unsupported, UsageError
+from evalkit.errors import EvalkitError, FeatureError, ProtocolError, Unsupported, UsageError
 from evalkit.features.extract import ExtractOptions, resolve_precision
 from evalkit.features.store import FeatureStore, default_root
 from evalkit.features.view import resolve
@@ -48,6 +48,10 @@ class Options:
     cache: Path | None = None
 
     def __post_init__(self) -> None:
+        for name in ("data_root", "out", "cache"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, Path(value))
+        object.__setattr__(self, "data", {k: Path(v) for k, v in self.data.items()})
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"limit is {self.limit}: it must be at least 1 sample")
         if not 0 <= self.seed < 2**31:
@@ -78,6 +82,7 @@ class Session:
 
     def run(self, encoder: Encoder, recipes: Sequence[Recipe], given: Mapping[str, Any]) -> Iterator[Outcome]:
         """Measure each recipe. Raises before the first one when any of them cannot begin."""
+        self._check(recipes)
         configs = [runners.configure(r.runner, r.config) for r in recipes]
         paths = [self._locate(r) for r in recipes]
         encoder = encoder.to(self.device)
@@ -86,6 +91,15 @@ class Session:
                 yield self._one(encoder, recipe, config, path, given)
             except EvalkitError as error:
                 yield Outcome(recipe.id, error=error)
+
+    def _check(self, recipes: Sequence[Recipe]) -> None:
+        known = {name for r in recipes for name in (r.dataset.folder, r.dataset.name)}
+        if unknown := sorted(set(self.options.data) - known):
+            raise UsageError(
+                f"--data names {', '.join(unknown)}, which no recipe asked for uses; they use {', '.join(sorted(known))}"
+            )
+        if self.options.out is not None:
+            records.check_writable(self.options.out)
 
     def _locate(self, recipe: Recipe) -> Path:
         o = self.options
@@ -156,6 +170,7 @@ class _Measurement:
         try:
             self._check_needs()
             scores = list(runners.module(self.recipe.runner).run(job))
+            self._check_headline([s.name for s in scores], job.facts)
             status, reason = "done", ""
         except Unsupported as error:
             scores, status, reason = [], "n/a", str(error)
@@ -192,6 +207,12 @@ class _Measurement:
         checkpoint = FileCheckpoint(s.cache / "checkpoints" / f"{self.key}.pt")
         return LocalJob(self.encoder, self.config, s.device, s.options.seed, self.data, self.view[0], extraction,
                         s.progress, checkpoint)  # fmt: skip
+
+    def _check_headline(self, names: Sequence[str], facts: Mapping[str, Any]) -> None:
+        if self.recipe.headline not in names:
+            raise ProtocolError(
+                f"{self.recipe.id} has no score {self.recipe.headline!r} on these data; there are {', '.join(names)} ({facts})"
+            )
 
     def _check_needs(self) -> None:
         lacking = [n for n in self.recipe.needs if n not in self.encoder.spec.offers]

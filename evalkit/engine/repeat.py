@@ -13,7 +13,7 @@ from evalkit.validation import parse
 Row = tuple[str, float, float]
 
 
-def again(record: Record, out: Path | None = None) -> tuple[Record, list[Row]]:
+def again(record: Record) -> tuple[Record, list[Row]]:
     """The new record and (score, value then, value now) for each score.
 
     Features are made anew in a store of this call's own, so that nothing is taken from the first run. Raises RecordError
@@ -24,12 +24,14 @@ def again(record: Record, out: Path | None = None) -> tuple[Record, list[Row]]:
     given, resolved = record.arguments["given"], record.arguments["resolved"]
     checkpoint = given.get("checkpoint") or record.encoder["id"]
     encoder = load(checkpoint, **{k: given.get(k) or "" for k in ("family", "arch", "network")})
-    if encoder.spec.digest != record.encoder["digest"]:
-        raise RecordError(f"{checkpoint}: sha256 is {encoder.spec.digest}, the record's was {record.encoder['digest']}")
+    spec = encoder.spec
+    now = [spec.digest, spec.network, spec.seed, spec.family, spec.arch, spec.adapter_version]
+    if now != list(record.identity["encoder"]):
+        raise RecordError(f"{checkpoint} is now {now}; the record was made with {record.identity['encoder']}")
     recipe = parse(Recipe, {k: v for k, v in record.recipe.items() if k != "resolved"}, "the record's recipe")
     with tempfile.TemporaryDirectory(prefix="evalkit-repeat-") as folder:
         options = Options(
-            data={record.data["folder"]: Path(record.data["path"])}, out=out, cache=Path(folder),
+            data={record.data["folder"]: Path(record.data["path"])}, out=None, cache=Path(folder),
             **{k: resolved[k] for k in ("device", "precision", "limit", "skip_broken", "seed")},
         )  # fmt: skip
         outcome = next(Session(options).run(encoder, [recipe], given))

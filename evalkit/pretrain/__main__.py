@@ -14,7 +14,7 @@ import typer
 
 from evalkit.adapters.vit import ViTConfig
 from evalkit.errors import EvalkitError
-from evalkit.pretrain.corpus import pack
+from evalkit.pretrain.corpus import pack, split_source
 from evalkit.pretrain.dino import DINO, Config
 from evalkit.pretrain.trainer import Run, train
 from evalkit.progress import RichProgress
@@ -40,8 +40,14 @@ def main(
         corpus, digest = pack(data, MICRO.size, out, windows=windows)
         method = DINO(MICRO, Config(local_crops=local_crops), seed)
         run = Run(steps=steps, batch=batch, lr=lr, seed=seed)
-        facts = {"method": "dino", "corpus": [Path(d).name for d in data], "windows": windows, "images": len(corpus),
-                 "corpus_digest": digest, "config": asdict(method.config)}  # fmt: skip
+        facts = {
+            "method": "dino",
+            "corpus": [f"{path.name}:{pattern}" for path, pattern in map(split_source, data)],
+            "windows": windows,
+            "images": len(corpus),
+            "corpus_digest": digest,
+            "config": asdict(method.config),
+        }
         with RichProgress() as progress:
             print(train(method, corpus, run, out, facts=facts, progress=progress))
     except EvalkitError as error:

@@ -45,8 +45,6 @@ class Config:
     teacher_temp: float = 0.04
     student_temp: float = 0.1
     momentum: float = 0.99
-    freeze_prototypes: int = 0
-    """Steps during which the prototype layer does not learn."""
 
 
 class DINO(nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import pickle
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def train(method: DINO, corpus: Tensor, run: Run, out: Path, *, facts: dict[str,
     """
     out.mkdir(parents=True, exist_ok=True)
     optimizer = _optimizer(method, run)
-    first = _resume(out / "checkpoint.pt", method, optimizer, run)
+    first = _resume(out / "checkpoint.pt", method, optimizer, _question(run, facts))
     normalise = Normalize(IMAGENET_MEAN, IMAGENET_STD)
     seconds = time.perf_counter()
     for step in progress.track(range(first, run.steps), "pretraining", run.steps - first):
@@ -67,7 +68,7 @@ def train(method: DINO, corpus: Tensor, run: Run, out: Path, *, facts: dict[str,
                  seconds=round(time.perf_counter() - seconds, 1))  # fmt: skip
         if (step + 1) % run.save_every == 0 or step + 1 == run.steps:
             _save(out / "checkpoint.pt", {"step": step + 1, "method": method.state_dict(),
-                                          "optimizer": optimizer.state_dict(), "run": asdict(run)})  # fmt: skip
+                                          "optimizer": optimizer.state_dict(), "question": _question(run, facts)})  # fmt: skip
             export(method, out / "teacher.safetensors", facts | {"steps": step + 1, "run": asdict(run)})
     return out / "teacher.safetensors"
 
@@ -105,14 +106,22 @@ def _rows(n: int, run: Run, step: int) -> Tensor:
     return order[position * run.batch : (position + 1) * run.batch]
 
 
-def _resume(path: Path, method: DINO, optimizer: torch.optim.Optimizer, run: Run) -> int:
+def _question(run: Run, facts: dict[str, Any]) -> str:
+    """What a checkpoint belongs to: the options of the run, its data and its method."""
+    return json.dumps({"run": asdict(run), "facts": facts}, sort_keys=True)
+
+
+def _resume(path: Path, method: DINO, optimizer: torch.optim.Optimizer, question: str) -> int:
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True)
-    if state["run"] != asdict(run):
-        raise PretrainError(f"{path} belongs to a run with other options ({state['run']}); choose another --out")
-    method.load_state_dict(state["method"])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        state = torch.load(path, weights_only=True)
+        if state["question"] != question:
+            raise PretrainError(f"{path} belongs to a run with other options or data; choose another --out")
+        method.load_state_dict(state["method"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise PretrainError(f"{path}: damaged or of another version ({error}); delete it to begin anew") from None
     return int(state["step"])
 
 

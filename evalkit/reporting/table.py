@@ -10,10 +10,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from evalkit import catalog, records
 from evalkit.errors import RecordError
@@ -64,6 +64,8 @@ def build(suite: Suite, out: Path, *, limit: int | None = None) -> Table:
         found, said = _select(records.find(out, recipe=column.recipe), limit)
         chosen.append(found)
         notes += [f"{column.recipe}: {line}" for line in said]
+    names = _short({who for found in chosen for who in found})
+    chosen = [{names[who]: record for who, record in found.items()} for found in chosen]
     encoders = _order(suite, {e for found in chosen for e in found})
     if not encoders:
         raise RecordError(
@@ -78,8 +80,11 @@ def build(suite: Suite, out: Path, *, limit: int | None = None) -> Table:
 
 def _select(found: Iterable[Record], limit: int | None) -> tuple[dict[str, Record], list[str]]:
     groups: dict[str, dict[str, Record]] = {}
+    before: Counter[tuple[str, str]] = Counter()
     for record in found:
-        groups.setdefault(record.comparable, {})[record.encoder["id"]] = record
+        group = groups.setdefault(record.comparable, {})
+        before[record.comparable, _who(record)] += 1
+        group[_who(record)] = record
 
     def rank(group: dict[str, Record]) -> tuple[bool, int, str]:
         newest = max(group.values(), key=lambda r: r.created)
@@ -89,14 +94,35 @@ def _select(found: Iterable[Record], limit: int | None) -> tuple[dict[str, Recor
     if not ordered or (limit is not None and not rank(ordered[0])[0]):
         return {}, []
     best, others = ordered[0], ordered[1:]
-    said = [f"left out, not comparable: {', '.join(sorted(g))} ({_what(g)})" for g in others]
+    names = _short({who for g in ordered for who in g})
+    said = [f"left out, not comparable: {', '.join(sorted(names[w] for w in g))} ({_what(g)})" for g in others]
+    for who, record in best.items():
+        if (count := before[record.comparable, who]) > 1:
+            said.append(
+                f"{names[who]}: the newest of {count} records that differ in seed, precision, device or version"
+            )
     if _limit_of(next(iter(best.values()))) is not None and limit is None:
         said.append(f"measured on a subset: --limit {_limit_of(next(iter(best.values())))}")
     return best, said
 
 
-def _limit_of(record: Record) -> Any:
-    return record.arguments["resolved"]["limit"]
+def _limit_of(record: Record) -> int | None:
+    """The --limit that left samples out; None for a record on all the data, however it was asked for."""
+    splits = [part for part in record.data.values() if isinstance(part, Mapping)]
+    return max((p["limit"] for p in splits if p.get("samples", 0) < p.get("samples_of_whole", 0)), default=None)
+
+
+def _who(record: Record) -> str:
+    """The network behind a record: two networks may bear one id (files of one name, teacher and student)."""
+    network = [record.identity.get("encoder"), record.identity.get("preprocessing")]
+    return f"{record.encoder['id']} ({catalog.digest(network)[:6]})"
+
+
+def _short(encoders: Iterable[str]) -> dict[str, str]:
+    """From `_who` to the name in the table: the id alone where only one network bears it."""
+    names = {who: who.rsplit(" (", 1)[0] for who in encoders}
+    often = Counter(names.values())
+    return {who: name if often[name] == 1 else who for who, name in names.items()}
 
 
 def _what(group: Mapping[str, Record]) -> str:
@@ -192,6 +218,16 @@ def latex(table: Table) -> str:
         r"\bottomrule",
     ]
     return "\n".join([*comments, *frame, r"\end{tabular}", ""])
+
+
+def write(table: Table, folder: Path, name: str) -> None:
+    """The table as `name`.md and `name`.csv. Raises RecordError where the folder cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix in ("md", "csv"):
+            (folder / f"{name}.{suffix}").write_text(FORMATS[suffix](table), "utf-8")
+    except OSError as error:
+        raise RecordError(f"{folder}: the table cannot be written ({error})") from None
 
 
 FORMATS = {"md": markdown, "csv": comma_separated, "latex": latex}

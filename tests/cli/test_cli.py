@@ -120,6 +120,13 @@ def test_one_recipe_that_fails_takes_nothing_else_with_it(desk: Path, evalkit) -
         ),
         (["eval", "fake.toml", "--recipe", "knn.toml", "--data", "fake"], 1, "NAME=PATH"),
         (["eval", "fake.toml", "--recipe", "knn.toml"], 1, "--data-root"),
+        (["eval", "fake.toml", "--recipe", "knn.toml", "--data", "fkae=."], 1, "--data names fkae"),
+        (
+            ["eval", "fake.toml", "--recipe", "knn.toml", "--data", "fake=.", "--limit", "4"],
+            1,
+            "has no score 'top1@k=5'",
+        ),
+        (["eval", "fake.toml", "--recipe", "knn.toml", "--data", "fake=.", "--out", "text.pth"], 1, "--out"),
         (["eval", "fake.toml", "--recipe", "knn.toml", "--data", "fake=.", "--limit", "0"], 1, "at least 1"),
         (["eval", "fake.toml", "--recipe", "knn.toml", "--data", "fake=.", "--seed", "-1"], 1, "seed is -1"),
         (["eval", "fake.toml", "--recipe", "knn.toml", "--device", "tpu"], 2, "tpu"),
@@ -183,6 +190,8 @@ def test_listing_and_describing(desk: Path, evalkit) -> None:
         assert word in said.out
     assert "arXiv:2104.14294" in evalkit("describe", "mini-knn-ccp-items").out
     assert "seed: 0" in evalkit("describe", "random").out
+    assert "fake_patch8" in evalkit("describe", "fake.toml").out
+    assert "complete as ccp_items" in evalkit("data", "verify", "ccp_items").out
 
 
 def test_the_cache_is_listed_verified_and_pruned(desk: Path, evalkit) -> None:
@@ -203,6 +212,7 @@ def test_a_table_of_ones_own_suite_in_every_format(desk: Path, evalkit) -> None:
         assert mark in said.out
     drawn = evalkit("table", suite, "--write")
     assert "pixels" in drawn.out and "--limit 60" in drawn.out
+    assert "tables/mine.md" in drawn.err
     assert (desk / "runs/tables/mine.csv").exists()
 
 

@@ -76,3 +76,19 @@ def test_latex_escapes_and_closes(tmp_path: Path) -> None:
     text = table.latex(table.build(SUITE, tmp_path))
     assert r"my\_net & \textbf{50.0 $\pm$ 10.0} \\" in text
     assert text.rstrip().endswith(r"\end{tabular}")
+
+
+def test_two_networks_of_one_name_have_two_rows(tmp_path: Path) -> None:
+    put(tmp_path, "one", value=0.5, identity={"encoder": ["digest a"]})
+    put(tmp_path, "one", value=0.6, identity={"encoder": ["digest b"]})
+    rows = table.build(SUITE, tmp_path).rows
+    assert len(rows) == 2
+    assert all(name.startswith("one (") for name in rows)
+
+
+def test_records_that_differ_only_in_seed_are_counted_in_a_note(tmp_path: Path) -> None:
+    put(tmp_path, "one", value=0.5, created="2026-01-01")
+    put(tmp_path, "one", value=0.6, created="2026-01-02")
+    found = table.build(SUITE, tmp_path)
+    assert found.rows["one"][0].value == pytest.approx(60)
+    assert any("one: the newest of 2 records" in n for n in found.notes)
