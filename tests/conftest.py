@@ -27,6 +27,6 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 def pytest_configure() -> None:
-    """Parallel workers share two cores: one thread each."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    """One thread, before torch is imported: on small tensors a second one costs more than it gives, and parallel test
+    workers share the cores."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -59,7 +59,7 @@ def dino_head(state: Mapping[str, Tensor], dim: int) -> DINOHead:
     layers = {int(m[1]): value for key, value in state.items() if (m := re.fullmatch(r"mlp\.(\d{1,2})\.weight", key))}
     prototypes = state.get("last_layer.weight_v")
     matrices = [w for _, w in sorted(layers.items()) if w.ndim == 2] + ([] if prototypes is None else [prototypes])
-    widths = [dim, *(w.shape[0] for w in matrices)]
+    widths = [dim, *(w.shape[0] for w in matrices)]  # what each matrix must read; the last width is read by none
     if _places(layers) not in (_plan(layers, 2), _plan(layers, 3)) or any(
         w.ndim != 2 or w.shape[1] != width for w, width in zip(matrices, widths, strict=False)
     ):

@@ -74,9 +74,10 @@ def test_it_measures_then_reuses_the_record(desk: Path, evalkit) -> None:
     assert "0 measured now, 1 reused" in second.out
 
 
-def test_another_seed_or_limit_is_another_record(desk: Path, evalkit) -> None:
+@pytest.mark.parametrize("other", [("--limit", 16), ("--seed", 7), ("--precision", "bf16"), ("--skip-broken",)])
+def test_another_question_is_another_record(desk: Path, evalkit, other: tuple[object, ...]) -> None:
     evalkit(*MEASURE)
-    assert "1 measured now" in evalkit(*MEASURE, "--limit", 16).out
+    assert "1 measured now" in evalkit(*MEASURE, *other).out
     assert len(list((desk / "runs/fake").glob("*.json"))) == 2
 
 
