@@ -25,7 +25,10 @@ from evalkit.types import Encoder, Manifest
 if TYPE_CHECKING:
     from evalkit.adapters.files import RawCheckpoint
 
-SHARED = frozenset({"files", "heads", "loading", "mismatch", "pickles", "positions", "specs", "vit"})
+SHARED = frozenset(
+    {"blocks", "encoder", "family", "files", "folders", "heads", "loading", "mismatch", "pickles", "positions"}
+    | {"specs", "vit"}
+)
 """The modules of this folder that families are built from."""
 
 

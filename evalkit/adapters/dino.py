@@ -1,31 +1,28 @@
-"""Checkpoints of DINO (Caron et al. 2021, arXiv:2104.14294; facebookresearch/dino 7c446df) and of our own pretraining.
+"""Checkpoints of DINO (Caron et al. 2021, arXiv:2104.14294; facebookresearch/dino 7c446df, Apache-2.0) and of our own
+pretraining.
 
-Files: the released backbone (bare keys); the training file of main_dino.py:338-349 ('student' with `module.backbone.`
-and `module.head.`, 'teacher' with `backbone.` and `head.`, beside optimizer, epoch, args, dino_loss, fp16_scaler);
-evalkit's safetensors with `backbone.` and optionally `head.`. The teacher is taken unless the manifest or `--network`
-says student, as the paper evaluates it. Expect 74.5 % k-NN on ImageNet for vit_small_patch16 (its Table 2).
+Network (vision_transformer.py:134-254): pre-norm, class token, learned table of 1 + h w rows, LayerNorm eps 1e-6 (the
+constructors' choice), exact GELU, one bias for q, k and v, no LayerScale, final norm; 3, 6 and 12 heads for widths
+192, 384 and 768. The table is used as it stands only for a square image of the native size; else `positions.dino`
+(:174-195).
+Files: the released backbone (bare keys, hubconf.py:17-74); the training file (main_dino.py:278-288: student, teacher,
+optimizer, epoch, args, dino_loss, fp16_scaler), where the student lies under `module.` and the teacher only with batch
+norm in the head (:188-198); evalkit's safetensors with `backbone.` and optionally `head.` without prototypes.
+The teacher is evaluated (eval_knn.py, `--checkpoint_key`); short side 256 bicubic, centre 224, ImageNet mean and std.
+Head: `heads.dino_head`. Expect 74.5 % k-NN on ImageNet for vit_small_patch16 (hubconf.py:20).
+The ResNet-50 and XCiT weights that are released beside are no vision transformers; vit_tiny has code and no weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from torch import nn
-
-from evalkit.adapters import loading, specs
-from evalkit.adapters.files import RawCheckpoint
+from evalkit.adapters.family import Layout, Place, ViTFamily
 from evalkit.adapters.heads import dino_head
-from evalkit.adapters.vit import VisionTransformer, ViTConfig, ViTEncoder
-from evalkit.errors import CheckpointError, UsageError
-from evalkit.types import Encoder, Manifest
+from evalkit.adapters.vit import ViTConfig
 
 VERSION = 1
 NEEDS_FILE = True
-NETWORKS = ("teacher", "student")
-SOURCE = "facebookresearch/dino 7c446df, eval_knn.py: ImageNet mean and std"
 
-ARCHITECTURES: Mapping[str, ViTConfig] = {
+ARCHITECTURES: dict[str, ViTConfig] = {
     "vit_tiny_patch16": ViTConfig(dim=192, depth=12, heads=3, patch=16),
     "vit_small_patch16": ViTConfig(dim=384, depth=12, heads=6, patch=16),
     "vit_small_patch8": ViTConfig(dim=384, depth=12, heads=6, patch=8),
@@ -34,39 +31,13 @@ ARCHITECTURES: Mapping[str, ViTConfig] = {
     "vit_micro_patch8_64": ViTConfig(dim=192, depth=6, heads=3, patch=8, size=64),
 }
 
-
-def load(manifest: Manifest, raw: RawCheckpoint) -> Encoder:
-    """The encoder in a file, with its head where the file has one.
-
-    Raises KeyMismatch, CheckpointError (see `loading`), UsageError for a network that is neither teacher nor student.
-    """
-    config = ARCHITECTURES[manifest.arch]
-    network = _choose(manifest, raw)
-    state = loading.strip(network.state, "module.")
-    backbone, rest = loading.split(state, "backbone.")
-    projection, rest = loading.split(rest, "head.") if backbone else ({}, rest)
-    vit = specs.build(lambda: VisionTransformer(config))
-    audit: dict[str, Any] = {"container": raw.container, "entry": network.name, "beside": list(network.beside)}
-    audit["backbone"] = loading.assign(vit, backbone | rest, what=manifest.arch).facts()
-    head: nn.Module | None = None
-    if projection:
-        head = specs.build(lambda: dino_head(projection, config.dim))
-        audit["head"] = loading.assign(head, projection, what="DINO's head").facts()
-    name = network.name or manifest.network or "backbone"
-    origin = specs.Origin(network=name, version=VERSION, digest=raw.sha256, audit=audit)
-    spec = specs.vit_spec(
-        manifest, config, origin, parameters=specs.count(vit), projects=head is not None, source=SOURCE
-    )
-    return ViTEncoder(vit, spec, head)
-
-
-def _choose(manifest: Manifest, raw: RawCheckpoint) -> loading.Network:
-    wanted = manifest.network or "teacher"
-    if wanted not in NETWORKS:
-        raise UsageError(f"network {wanted!r}: DINO's files have {' and '.join(NETWORKS)}")
-    network = loading.unwrap(raw, [wanted])
-    if not network.name and wanted == "student":
-        raise CheckpointError(
-            f"{raw.path} holds one network only and does not say that it is the student; leave --network out"
-        )
-    return network
+FAMILY = ViTFamily(
+    version=VERSION,
+    layout=Layout(
+        networks={"teacher": (Place("teacher"),), "student": (Place("student"),)}, backbone="backbone.", head="head."
+    ),
+    architectures=ARCHITECTURES,
+    source="facebookresearch/dino 7c446df, eval_knn.py: ImageNet mean and std",
+    head=lambda state, config: dino_head(state, config.dim),
+)
+load = FAMILY.load

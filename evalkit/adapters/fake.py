@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evalkit.adapters import specs
+from evalkit.adapters.encoder import resolve_block
 from evalkit.adapters.pixels import cut
-from evalkit.adapters.vit import resolve_block
 from evalkit.errors import NoProjection
 from evalkit.types import Encoder, EncoderSpec, Manifest, Tokens
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evalkit.adapters import specs
-from evalkit.adapters.vit import resolve_block
+from evalkit.adapters.encoder import resolve_block
 from evalkit.errors import FeatureError, NoProjection, Unsupported
 from evalkit.types import Encoder, EncoderSpec, Manifest, Tokens
 

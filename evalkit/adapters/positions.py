@@ -16,7 +16,8 @@ Rule = Callable[[Tensor, tuple[int, int]], Tensor]
 
 
 def _interpolate(table: Tensor, *, antialias: bool = False, **how: object) -> Tensor:
-    rows = table.permute(0, 3, 1, 2).float()
+    rows = table.permute(0, 3, 1, 2)
+    rows = rows if rows.dtype == torch.float64 else rows.float()
     out = F.interpolate(rows, mode="bicubic", align_corners=False, antialias=antialias, **how)  # type: ignore[arg-type]
     return out.permute(0, 2, 3, 1).to(table.dtype)
 
@@ -46,3 +47,7 @@ def sine_cosine(grid: tuple[int, int], dim: int) -> Tensor:
 
 
 RULES: dict[str, Rule] = {"dino": dino, "timm": timm}
+"""Rules for the table that is added to the tokens."""
+
+RELATIVE: dict[str, Rule] = {}
+"""Rules for relative position tables: (1, 2 h0 - 1, 2 w0 - 1, heads) and the sides (2 h - 1, 2 w - 1) wanted."""

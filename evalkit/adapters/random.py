@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 
 from evalkit.adapters import dino, specs
-from evalkit.adapters.vit import VisionTransformer, ViTEncoder
+from evalkit.adapters.encoder import ViTEncoder
+from evalkit.adapters.vit import VisionTransformer
 from evalkit.types import Encoder, Manifest
 
 VERSION = 1

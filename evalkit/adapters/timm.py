@@ -17,8 +17,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from evalkit.adapters import loading, specs
+from evalkit.adapters.encoder import resolve_block
 from evalkit.adapters.files import RawCheckpoint
-from evalkit.adapters.vit import resolve_block
 from evalkit.errors import FeatureError, NoProjection, UnknownName, Unsupported, UsageError
 from evalkit.types import Encoder, EncoderSpec, Manifest, Need, Preprocessing, Tokens
 

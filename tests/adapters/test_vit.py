@@ -8,7 +8,8 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 
-from evalkit.adapters.vit import VisionTransformer, ViTConfig, ViTEncoder
+from evalkit.adapters.encoder import ViTEncoder
+from evalkit.adapters.vit import VisionTransformer, ViTConfig
 from evalkit.errors import FeatureError, NoProjection, Unsupported
 from evalkit.types import EncoderSpec, Preprocessing
 
@@ -126,25 +127,25 @@ def test_other_sizes_by_timms_rule():
 def test_attention_rows_are_rows_of_the_full_softmax(name):
     vit, images, prefix = _vit(CONFIGS[name]), _images(48, 64), CONFIGS[name].prefix
     rows = _encoder(vit).attention(images, queries=("cls", 0, 47, 5))
-    x = vit.embed(images)
+    x, geometry = vit.embed(images)
     for block in vit.blocks[:-1]:
-        x = block(x)
+        x = block(x, geometry)
     last = vit.blocks[-1]
-    q, k, v = last.attn.split(last.norm1(x))
+    q, k, v = last.attn.split(last.norm1(x), geometry)
     full = (q @ k.transpose(2, 3) / 16**0.5).softmax(-1)
     torch.testing.assert_close(rows, full[:, :, [0, prefix, prefix + 47, prefix + 5]], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(rows.sum(-1), torch.ones(2, 3, 4, dtype=torch.float64))
     with_full = x + last.attn.proj((full @ v).transpose(1, 2).flatten(2))
-    torch.testing.assert_close(last(x), with_full + last.mlp(last.norm2(with_full)), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(last(x, geometry), with_full + last.mlp(last.norm2(with_full)), rtol=1e-9, atol=1e-9)
 
 
 def test_only_visible_patches_enter():
     vit, images = _vit(replace(PLAIN, registers=2)), _images(48, 64)
     keep = torch.stack([torch.randperm(48, generator=torch.Generator().manual_seed(i))[:11] for i in range(2)])
-    x = vit.embed(images)
+    x, geometry = vit.embed(images)
     rows = torch.stack([torch.cat([x[i, :3], x[i, 3 + keep[i]]]) for i in range(2)])
     for block in vit.blocks:
-        rows = block(rows)
+        rows = block(rows, geometry)
     torch.testing.assert_close(vit(images, keep=keep), vit.norm(rows), rtol=1e-9, atol=1e-9)
 
 
@@ -164,7 +165,7 @@ def test_masked_patches_are_the_mask_token():
     changed = images.clone()
     changed[..., :8, :] = 7.0
     assert torch.equal(vit(images, mask=mask), vit(changed, mask=mask))
-    x, plain = vit.embed(images, mask=mask), vit.embed(images)
+    x, plain = vit.embed(images, mask=mask)[0], vit.embed(images)[0]
     torch.testing.assert_close(x[:, 1:7], (vit.mask_token + vit.pos_embed[:, 1:7]).expand(2, -1, -1))
     assert torch.equal(x[:, 7:], plain[:, 7:])
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from evalkit import adapters
 from evalkit.types import Encoder, Manifest
+from tests.adapters import oracles
+from tests.adapters.written import load, saved
 from tests.datasets import dataset_makers as make
 
 
@@ -27,13 +30,16 @@ def _control(family: str) -> Callable[[Path], Encoder]:
     return lambda tmp: adapters.load(Manifest(family, family, arch, seed=0 if family == "random" else None))
 
 
-def _dino(tmp: Path) -> Encoder:
-    from evalkit.adapters.vit import VisionTransformer, ViTConfig
+def _family(name: str) -> Callable[[Path], Encoder]:
+    """The first file layout that the family's oracle writes, on an architecture of its depth."""
 
-    vit = VisionTransformer(ViTConfig(192, 6, 3, 8, 64)).initialise(torch.Generator().manual_seed(0))
-    path = tmp / "dino.pth"
-    torch.save(vit.state_dict(), path)
-    return adapters.load(Manifest("dino", "dino", "vit_micro_patch8_64"), path)
+    def make_encoder(tmp: Path) -> Encoder:
+        oracle = oracles.module(name)
+        file = oracle.files()[0]
+        with pytest.MonkeyPatch.context() as patch:
+            return load(oracle, file, saved(file, tmp), patch)
+
+    return make_encoder
 
 
 def _timm(tmp: Path) -> Encoder:
@@ -47,7 +53,7 @@ def _timm(tmp: Path) -> Encoder:
 
 
 ENCODERS: dict[str, Callable[[Path], Encoder] | Exempt] = {
-    "dino": _dino,
+    **{name: _family(name) for name in oracles.names()},
     "timm": _timm,
     "random": _control("random"),
     "pixels": _control("pixels"),

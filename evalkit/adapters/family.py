@@ -1,0 +1,261 @@
+"""What a family of checkpoints has to say so that its files load exactly: where its networks lie in a file, how its keys
+are called, what may be left out and why, and its architectures on the shared transformer.
+
+    ARCHITECTURES = {"vit_small_patch16": ViTConfig(dim=384, depth=12, heads=6, patch=16)}
+    FAMILY = ViTFamily(
+        version=1,
+        layout=Layout(networks={"teacher": (Place("teacher"),), "student": (Place("student"),)}, backbone="backbone."),
+        architectures=ARCHITECTURES,
+        source="owner/repository commit, file: ImageNet mean and std",
+    )
+    load = FAMILY.load
+
+`docs/add-a-family.md` builds one. A family on another network (timm, the controls) writes `load` itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evalkit.adapters import loading, specs
+from evalkit.adapters.encoder import ViTEncoder
+from evalkit.adapters.files import RawCheckpoint
+from evalkit.adapters.loading import Audit, Rule, State
+from evalkit.adapters.mismatch import explain
+from evalkit.adapters.vit import VisionTransformer, ViTConfig
+from evalkit.errors import CheckpointError, KeyMismatch, UsageError
+from evalkit.types import IMAGENET_MEAN, IMAGENET_STD, Encoder, Manifest, Preprocessing
+
+BARE = "backbone"
+"""The network's name where a file holds one network and does not say which."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a network may lie. entry: of the file's top level, "" for the top level itself. prefix: its keys begin with
+    it; keys that do not belong to another network or to nothing."""
+
+    entry: str = ""
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a family's files are laid out.
+
+    networks: {name: places, in the order tried}; the first name is the one that the papers evaluate.
+    entries: of the top level that hold one network without saying which (the top level itself always may).
+    backbone, head: prefixes of the encoder's and of the pretraining head's keys inside a network; where no key begins
+    with `backbone`, every key that is not the head's is the encoder's.
+    rename: the encoder's state in the file's names -> in the shared transformer's.
+    drop: rules for keys left out; they match the whole key inside the network, before renaming.
+    outside: rules for keys of the entry that lie outside the network's prefix (other networks, predictors).
+    """
+
+    networks: Mapping[str, tuple[Place, ...]] = field(default_factory=dict)
+    entries: tuple[str, ...] = ()
+    backbone: str = ""
+    head: str = ""
+    rename: Callable[[State], State] = dict
+    drop: tuple[Rule, ...] = ()
+    outside: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One network of a file, taken apart. network: its name. entry: where it lay. beside: the file's other entries.
+    backbone: in the shared transformer's names. dropped: {rule: keys}. unexpected: keys that no rule covers."""
+
+    network: str
+    entry: str
+    beside: tuple[str, ...]
+    backbone: State
+    head: State
+    dropped: Mapping[str, tuple[str, ...]]
+    unexpected: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one architecture of a family meets one network of a file."""
+
+    arch: str
+    config: ViTConfig
+    parts: Parts
+    audit: Audit
+
+
+def no_head(state: State, config: ViTConfig) -> nn.Module:
+    """For families whose head evalkit does not read. Raises KeyMismatch."""
+    raise KeyMismatch(f"a head that this family does not have: {', '.join(sorted(state)[:6])}")
+
+
+def as_it_is(config: ViTConfig, backbone: State) -> ViTConfig:
+    """The architecture whatever the file holds."""
+    return config
+
+
+@dataclass(frozen=True)
+class ViTFamily:
+    """A family on the shared transformer.
+
+    version: raised when its numbers change. source: of the preprocessing. adapt: the architecture as a file's keys ask
+    for it (LayerScale present or not); it must decide by keys, never by shapes that could be a mistake. head: makes the
+    empty pretraining head for its state. encoder: what wraps the network. preprocessing: where it is not ImageNet's mean
+    and std at the native size.
+    """
+
+    version: int
+    layout: Layout
+    architectures: Mapping[str, ViTConfig]
+    source: str
+    adapt: Callable[[ViTConfig, State], ViTConfig] = as_it_is
+    head: Callable[[State, ViTConfig], nn.Module] = no_head
+    encoder: Callable[..., ViTEncoder] = ViTEncoder
+    preprocessing: Callable[[ViTConfig], Preprocessing] | None = None
+
+    def load(self, manifest: Manifest, raw: RawCheckpoint) -> Encoder:
+        """The encoder in a file, with its head where the file has one.
+
+        Raises KeyMismatch, CheckpointError (see `loading`), UsageError for a network that the family does not have.
+        """
+        parts = take(self.layout, raw, manifest.network)
+        config = self.adapt(self.architectures[manifest.arch], parts.backbone)
+        vit = specs.build(lambda: VisionTransformer(config))
+        audit: dict[str, Any] = {"container": raw.container, "entry": parts.entry, "beside": list(parts.beside)}
+        if parts.unexpected:
+            raise KeyMismatch(explain(manifest.arch, self._audit(parts, vit), vit.state_dict()))
+        audit["backbone"] = loading.assign(vit, parts.backbone, what=manifest.arch).facts()
+        audit["backbone"]["dropped"] = {name: list(keys) for name, keys in parts.dropped.items()}
+        head = None
+        if parts.head:
+            head = specs.build(lambda: self.head(parts.head, config))
+            audit["head"] = loading.assign(head, parts.head, what="the pretraining head").facts()
+        origin = specs.Origin(parts.network, self.version, raw.sha256, audit=audit)
+        return self.encoder(vit, self.spec(manifest, config, origin, vit, projects=head is not None), head)
+
+    def spec(
+        self, manifest: Manifest, config: ViTConfig, origin: specs.Origin, vit: nn.Module, *, projects: bool
+    ) -> Any:
+        """The `EncoderSpec`, with the family's preprocessing where the manifest states none."""
+        if self.preprocessing and manifest.preprocessing == Preprocessing():
+            manifest = replace(manifest, preprocessing=self.preprocessing(config))
+        return specs.vit_spec(
+            manifest, config, origin, parameters=specs.count(vit), projects=projects, source=self.source
+        )
+
+    def fits(self, raw: RawCheckpoint) -> Iterator[Fit]:
+        """Each network of the file beside each architecture of its width and depth; nothing is loaded.
+
+        An architecture whose `audit` is clean is one that the file can be.
+        """
+        for name in self.layout.networks or ("",):
+            try:
+                parts = take(self.layout, raw, "" if name == next(iter(self.layout.networks), "") else name)
+            except (CheckpointError, UsageError):
+                continue
+            for arch, native in self.architectures.items():
+                config = self.adapt(native, parts.backbone)
+                if _measures(parts.backbone) == (config.dim, config.depth):
+                    with torch.device("meta"):
+                        vit = VisionTransformer(config)
+                    yield Fit(arch, config, parts, self._audit(parts, vit))
+
+    def _audit(self, parts: Parts, vit: nn.Module) -> Audit:
+        audit = loading.compare(vit.state_dict(), parts.backbone)
+        return replace(audit, dropped=parts.dropped, unexpected=audit.unexpected + parts.unexpected)
+
+
+def _measures(backbone: State) -> tuple[int, int]:
+    """(width, number of blocks) that the keys speak of; zeros where they speak of none."""
+    patch = backbone.get("patch_embed.proj.weight", torch.empty(0))
+    blocks = {key.split(".")[1] for key in backbone if key.startswith("blocks.")}
+    return (patch.shape[0] if patch.ndim == 4 else 0), len(blocks)
+
+
+def take(layout: Layout, raw: RawCheckpoint, wanted: str = "") -> Parts:
+    """The network that is wanted ("" for the family's default), taken apart by the layout.
+
+    Raises UsageError for a network that the family does not have; CheckpointError where the file lacks it, or holds one
+    network without saying which while another than the default is wanted.
+    """
+    if wanted and wanted not in layout.networks and wanted != BARE:
+        known = ", ".join(layout.networks) or "one network without a name"
+        raise UsageError(f"network {wanted!r}: the files of this family have {known}")
+    first = next(iter(layout.networks), BARE)
+    for place in layout.networks.get(wanted or first, ()):
+        if (found := _inside(raw, place)) is not None:
+            return _parts(layout, raw, place, found, wanted or first)
+    entry = next((e for e in layout.entries if isinstance(raw.state.get(e), Mapping)), "")
+    bare = loading.unwrap(raw, [entry] if entry else list(layout.networks))
+    state = loading.strip(bare.state, "module.")
+    if other := _other(layout, state):
+        raise CheckpointError(
+            f"{raw.path} holds the network {other!r} and not {wanted or first!r}: name it by --network"
+        )
+    if wanted and wanted not in (first, BARE):
+        raise CheckpointError(
+            f"{raw.path} holds one network only and does not say that it is the {wanted}; leave --network out"
+        )
+    return _parts(layout, raw, Place(bare.name), (state, {}), BARE)
+
+
+def _inside(raw: RawCheckpoint, place: Place) -> tuple[State, State] | None:
+    """(the network's keys without the prefix, the entry's other keys), None where the file has no such place."""
+    if place.entry and not isinstance(raw.state.get(place.entry), Mapping):
+        return None
+    if not place.entry and not any(isinstance(value, Tensor) for value in raw.state.values()):
+        return None
+    state = loading.strip(loading.unwrap(raw, [place.entry] if place.entry else []).state, "module.")
+    inside, outside = loading.split(state, place.prefix) if place.prefix else (state, {})
+    return (loading.strip(inside, "module."), outside) if inside else None
+
+
+def _other(layout: Layout, state: State) -> str:
+    """A network of the family whose prefix all these keys have, though it is not the one that is wanted."""
+    prefixes = {place.prefix: name for name, places in layout.networks.items() for place in places if place.prefix}
+    return next((name for prefix, name in prefixes.items() if all(key.startswith(prefix) for key in state)), "")
+
+
+def _parts(layout: Layout, raw: RawCheckpoint, place: Place, found: tuple[State, State], network: str) -> Parts:
+    inside, outside = found
+    dropped, unexpected = _apply(layout.outside, outside)
+    cut, left = _apply(layout.drop, inside)
+    kept = {key: value for key, value in inside.items() if key in set(left)}
+    head, rest = loading.split(kept, layout.head) if layout.head else ({}, kept)
+    backbone, others = loading.split(rest, layout.backbone) if layout.backbone else ({}, rest)
+    if not backbone:
+        backbone, others = others, {}
+    beside = tuple(str(key) for key in raw.state if key != place.entry) if place.entry else ()
+    return Parts(
+        network=network,
+        entry=place.entry,
+        beside=beside,
+        backbone=layout.rename(backbone),
+        head=head,
+        dropped=dropped | cut,
+        unexpected=(*unexpected, *others),
+    )
+
+
+def _apply(rules: tuple[Rule, ...], state: State) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """({rule: keys that it covers}, keys that none covers)."""
+    dropped: dict[str, tuple[str, ...]] = {}
+    left = []
+    for key in state:
+        rule = next((rule for rule in rules if rule.covers(key)), None)
+        if rule is None:
+            left.append(key)
+        else:
+            dropped[rule.name] = (*dropped.get(rule.name, ()), key)
+    return dropped, tuple(left)
+
+
+def imagenet(config: ViTConfig, source: str) -> Preprocessing:
+    """ImageNet's mean and std at the native size."""
+    return Preprocessing(config.size, IMAGENET_MEAN, IMAGENET_STD, source)
