@@ -1,22 +1,27 @@
 """Finds and validates recipes, manifests and suites: TOML files whose name is their id.
 
 In a checkout they lie in `protocols/` and `model_zoo/`; in an installed wheel in `evalkit/_catalogues/`. A path to a file
-of one's own works wherever an id does.
+of one's own works wherever an id does. Weights that do not travel with evalkit lie in the cache, where `evalkit fetch`
+puts them: `checkpoints/<name>-<digest of the address>/<name>`.
 """
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import json
+import os
+import re
 import tomllib
+import urllib.parse
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evalkit.errors import CatalogError, UnknownName
-from evalkit.types import Manifest, Recipe, Suite
+from evalkit.errors import CatalogError, CheckpointError, NotFetched, UnknownName
+from evalkit.types import Manifest, PublishedAs, Recipe, Suite
 from evalkit.validation import parse
 
 _NOT_MEASURED = {"title", "published", "source", "digest"}
@@ -36,8 +41,16 @@ def shipped_data() -> Path:
     return root() / "mini"
 
 
+def cache_root() -> Path:
+    """The cache folder: $EVALKIT_CACHE, else $XDG_CACHE_HOME/evalkit, else ~/.cache/evalkit."""
+    if own := os.environ.get("EVALKIT_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "evalkit"
+
+
 def _ids(folder: str) -> dict[str, Path]:
-    return {p.stem: p for p in sorted((root() / folder).glob("*.toml"))}
+    return {p.stem: p for p in sorted((root() / folder).glob("*.toml"), key=lambda p: p.stem)}
 
 
 def recipes() -> list[str]:
@@ -85,13 +98,126 @@ def recipe(name: str) -> Recipe:
 
 
 def manifest(name: str) -> Manifest:
-    """The encoder of this id, or of this file; a relative `file` is resolved against the manifest's folder."""
+    """The encoder of this id, or of this file.
+
+    `file` is the path of its weights: beside the manifest, or in the cache where they are fetched (whether they are there:
+    `weights`). `sha256` is the manifest's, else the one recorded when they were fetched first.
+    """
     path, content = _read("encoder", name, "model_zoo")
     _refuse(path, content, "id")
     found = parse(Manifest, content | {"id": path.stem}, str(path))
-    if not found.file or found.url:
+    _check_manifest(found, path)
+    if found.file and not found.url:
+        return dataclasses.replace(found, file=str(path.parent / found.file))
+    if not found.url and not by_hand(found):
         return found
-    return dataclasses.replace(found, file=str(path.parent / found.file))
+    from evalkit import download
+
+    place = cached(found)
+    here = place.is_file() or found.url
+    return dataclasses.replace(
+        found, file=str(place) if here else "", sha256=found.sha256 or (download.recorded(place) if here else "")
+    )
+
+
+def by_hand(found: Manifest) -> bool:
+    """Whether only people can get its weights: the authors' page wants a click, a login or a permission."""
+    return not (found.url or found.control or found.shipped) and found.origin.startswith(("https://", "http://"))
+
+
+def cached(found: Manifest) -> Path:
+    """Where the weights lie, or will lie, that are fetched for a manifest.
+
+    Another address is another file, and manifests with one address (two networks of one file) share it; what people get
+    by hand is told apart by id and page.
+    """
+    name = Path(found.file).name or Path(urllib.parse.unquote(urllib.parse.urlsplit(found.url).path)).name
+    name = name or f"{found.id}.pth"
+    mark = hashlib.sha256((found.url or f"{found.id} {found.origin}").encode()).hexdigest()[:8]
+    return cache_root() / "checkpoints" / f"{Path(name).stem}-{mark}" / name
+
+
+def states_digest(name: str) -> bool:
+    """Whether the manifest itself has a sha256; else `manifest` gives the one that the first download had."""
+    return "sha256" in _read("encoder", name, "model_zoo")[1]
+
+
+def weights(name: str) -> Path | None:
+    """The weights file of an encoder by id or manifest file; None where it has none.
+
+    Raises NotFetched with the command that fetches them, or with what its manifest says about getting them by hand.
+    """
+    found = manifest(name)
+    if found.url and not Path(found.file).is_file():
+        raise NotFetched(f"the weights of {found.id} are not on this machine yet. run: evalkit fetch {name}")
+    if not found.file and by_hand(found):
+        raise NotFetched(
+            f"the weights of {found.id} are not on this machine, and only people can get them. {found.notes}"
+            f"\n  page: {found.origin}\n  then run: evalkit fetch {name} --from FILE"
+        )
+    return Path(found.file) if found.file else None
+
+
+def located(encoder: str) -> Path | None:
+    """The weights of an encoder by id, manifest file or path of a weights file; None for a control.
+
+    Raises UnknownName with the nearest ids, NotFetched, CheckpointError where there is no such file.
+    """
+    if encoder in manifests() or encoder.endswith(".toml"):
+        return weights(encoder)
+    path = Path(encoder)
+    if not path.exists() and not path.suffix and "/" not in encoder:
+        raise UnknownName("encoder (or file)", encoder, manifests())
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint file at {path}")
+    return path
+
+
+_HEXADECIMAL = {"sha256": (64, 64), "sha256_prefix": (4, 64), "md5_prefix": (4, 32)}
+"""Digits at least and at most."""
+
+
+def _check_manifest(found: Manifest, path: Path) -> None:
+    """What the types do not say. Raises CatalogError with file, key and what is allowed."""
+    for key, (least, most) in _HEXADECIMAL.items():
+        if (text := getattr(found, key)) and not re.fullmatch(rf"[0-9a-f]{{{least},{most}}}", text):
+            digits = f"{most}" if least == most else f"{least} to {most}"
+            raise CatalogError(f"{path}: key {key!r} is {text!r}: it is {digits} hexadecimal digits in small letters")
+    if found.sha256 and not found.sha256.startswith(found.sha256_prefix):
+        raise CatalogError(f"{path}: sha256 {found.sha256} does not begin with sha256_prefix {found.sha256_prefix}")
+    if found.size < 0:
+        raise CatalogError(f"{path}: key 'size' is {found.size}: bytes, 0 where not known")
+    if found.url:
+        _check_address(found, path)
+
+
+def _check_address(found: Manifest, path: Path) -> None:
+    parts = urllib.parse.urlsplit(found.url)
+    if parts.scheme not in ("https", "http", "file") or not (parts.netloc or parts.scheme == "file"):
+        raise CatalogError(f"{path}: key 'url' is {found.url!r}: it is an https, http or file address")
+    if found.file and Path(found.file).name != found.file:
+        raise CatalogError(
+            f"{path}: key 'file' is {found.file!r}: beside 'url' it is a name in the cache, without folders"
+        )
+    if not found.file and not Path(parts.path).name:
+        raise CatalogError(f"{path}: key 'url' is {found.url!r}: it ends in no name; give one with 'file'")
+
+
+@cache
+def _papers() -> tuple[dict[str, str], ...]:
+    with (root() / "reports" / "published" / "papers.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(csv.DictReader(file))
+
+
+def published(selector: PublishedAs) -> list[dict[str, str]]:
+    """The rows of reports/published/papers.csv that a manifest's `published_as` selects, in the file's order."""
+    return [row for row in _papers() if _selects(selector, row)]
+
+
+def _selects(selector: PublishedAs, row: Mapping[str, str]) -> bool:
+    same = all(row[key] == getattr(selector, key) for key in ("method", "arch", "pretrain_data"))
+    among = {"pretrain_epochs": selector.pretrain_epochs, "paper": selector.papers, "table": selector.tables}
+    return same and all(not allowed or row[key] in allowed for key, allowed in among.items())
 
 
 def suite(name: str) -> Suite:
@@ -122,8 +248,8 @@ def file(path: str) -> Manifest | Recipe | Suite:
 
 def shipped_encoders() -> list[str]:
     """Ids of the encoders whose weights travel with evalkit, trained ones first, controls last."""
-    found = [manifest(i) for i in manifests()]
-    return [m.id for m in sorted(found, key=lambda m: (m.control, m.id)) if m.shipped]
+    shipped = [i for i in manifests() if _read("encoder", i, "model_zoo")[1].get("shipped")]
+    return [m.id for m in sorted(map(manifest, shipped), key=lambda m: (m.control, m.id)) if m.shipped]
 
 
 def digest(content: Any) -> str:

@@ -7,6 +7,8 @@ EvalkitError
 │   ├── UnsafeFile          it would need code to run, or it lies about its size
 │   ├── KeyMismatch         keys missing, unexpected or mis-shaped
 │   └── DigestMismatch      the file is not the one that the manifest names
+├── FetchError              a weights file cannot be fetched (address, network, disk), or another thing came
+│   └── NotFetched          it has not been fetched yet; the message has the command
 ├── DatasetError            files on disk are not what the layout says
 │   ├── MissingFiles        all the missing ones, with the expected layout
 │   └── BrokenImage         one image that cannot be decoded
@@ -17,6 +19,7 @@ EvalkitError
 │   └── NoProjection        the checkpoint has no pretraining head
 ├── RecordError             a record cannot be read, or is not comparable
 ├── PretrainError           a training run cannot start, or stopped (loss not finite)
+├── OutOfMemory             the device or the machine has too little memory for the work
 ├── UsageError              an option that cannot be: the message names it
 └── ExtraMissing            an optional dependency is not installed
 """
@@ -61,6 +64,14 @@ class DigestMismatch(CheckpointError):
     """The sha256 of the file is not the one that the manifest names; the message has both."""
 
 
+class FetchError(EvalkitError):
+    """A weights file cannot be fetched; the message says whether the address, the network or the disk is why."""
+
+
+class NotFetched(FetchError):
+    """The weights of an encoder are not on this machine; the message has the command that fetches them."""
+
+
 class DatasetError(EvalkitError):
     """Files on disk are not what the dataset's layout says."""
 
@@ -99,6 +110,10 @@ class RecordError(EvalkitError):
 
 class PretrainError(EvalkitError):
     """A training run cannot start, or had to stop."""
+
+
+class OutOfMemory(EvalkitError):
+    """The work does not fit the memory of the device or of the machine."""
 
 
 class UsageError(EvalkitError):

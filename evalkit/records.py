@@ -10,8 +10,10 @@ never overwrites it. Files are written under a temporary name, flushed and renam
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 import os
 import platform
 import resource
@@ -60,6 +62,7 @@ class Record:
     reason: str = ""
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+    peak_gpu_memory_bytes: int = 0
     kept: tuple[str, ...] = ()
     schema: int = SCHEMA
 
@@ -89,11 +92,22 @@ def save(record: Record, scores: Iterable[Score], kept: Mapping[str, Mapping[str
         _save_outcomes(path.with_suffix(".units.safetensors"), scores)
         for name, tensors in kept.items():
             _save_tensors(path.with_suffix(f".{name}.safetensors"), dict(tensors))
-        text = json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False, default=str)
+        text = json.dumps(
+            _finite(dataclasses.asdict(record)), indent=1, ensure_ascii=False, default=str, allow_nan=False
+        )
         _atomically(path, lambda part: part.write_text(text + "\n", "utf-8"))
     except (OSError, SafetensorError) as error:
         raise RecordError(f"{path}: cannot be written ({error}); choose another folder with --out") from None
     return path
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as null: JSON has no words for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def check_writable(out: Path) -> None:
@@ -147,11 +161,16 @@ def read(path: Path) -> Record:
         newer = isinstance(content, dict) and isinstance(content.get("schema"), int) and content["schema"] > SCHEMA
         if newer:
             raise RecordError(f"{path}: schema {content['schema']}; this evalkit reads up to {SCHEMA}: upgrade it")
-        return parse(Record, content, str(path))
+        return parse(Record, content | {"scores": [_numbers(score) for score in content["scores"]]}, str(path))
     except FileNotFoundError:
         raise RecordError(f"{path}: no such record") from None
-    except (OSError, ValueError, CatalogError, TypeError) as error:
+    except (OSError, ValueError, CatalogError, TypeError, KeyError) as error:
         raise RecordError(f"{path}: not a record, or damaged ({error}); delete it to measure again") from None
+
+
+def _numbers(score: Mapping[str, Any]) -> dict[str, Any]:
+    """A score whose empty bounds and value are NaN again."""
+    return {**score, **{k: math.nan for k in ("value", "low", "high") if score.get(k) is None}}
 
 
 def find(out: Path, encoder: str = "*", recipe: str = "*") -> list[Record]:
@@ -222,7 +241,16 @@ def _processor() -> str:
     return platform.processor()
 
 
+def forget_peak() -> None:
+    """Begin to measure peak memory anew, where the system can (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory() -> int:
-    """Largest resident size of this process so far, bytes."""
+    """Largest resident size of this process in bytes, since `forget_peak` on Linux, since its start elsewhere."""
+    with contextlib.suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

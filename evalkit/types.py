@@ -117,12 +117,31 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True)
+class PublishedAs:
+    """Under which names papers print numbers of a checkpoint: the rows of reports/published/papers.csv whose columns say this.
+
+    pretrain_epochs: as printed, "" for rows that state none; several where papers count differently (Mugs counts views);
+    () takes every row. papers, tables: only of these, () of all; a table that ablates a method has rows of other networks.
+    """
+
+    method: str
+    arch: str
+    pretrain_data: str
+    pretrain_epochs: tuple[str, ...] = ()
+    papers: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Manifest:
     """`model_zoo/<id>.toml`: one checkpoint.
 
     family: an adapter. arch: one of that adapter's names. file: a path beside the manifest, or a name in the cache when
-    `url` is given. network: which network to take, "" for the family's default. seed: of an untrained control.
-    published: rows of reports/published that belong to it.
+    `url` is given ("": the last part of `url`). url: where it is fetched from, "" where only people can get it: then
+    `origin` is the page and `notes` says how. sha256: of the whole file, only where its authors publish it; sha256_prefix,
+    md5_prefix: the first digits, where they publish those. size: in bytes, 0 where not known. network: which network to
+    take, "" for the family's default. seed: of an untrained control.
+    published: rows of numbers that belong to it; published_as: the same by reference to reports/published.
     """
 
     id: str
@@ -132,6 +151,9 @@ class Manifest:
     file: str = ""
     url: str = ""
     sha256: str = ""
+    sha256_prefix: str = ""
+    md5_prefix: str = ""
+    size: int = 0
     network: str = ""
     licence: str = ""
     origin: str = ""
@@ -142,6 +164,7 @@ class Manifest:
     seed: int | None = None
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     published: tuple[Mapping[str, Any], ...] = ()
+    published_as: PublishedAs | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -259,10 +282,12 @@ class Features(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """One augmented batch: images (B, 3, S, S) float32 normalised on the job's device; labels (B,) int64."""
+    """One augmented batch: images (B, 3, S, S) float32 normalised on the job's device; labels (B,) int64; positions
+    (B,) int64 of the samples in their dataset, on the CPU."""
 
     images: Tensor
     labels: Tensor
+    positions: Tensor
     epoch: int
     last_of_epoch: bool
 
@@ -321,6 +346,10 @@ class Job(Protocol):
         self, role: Role, augmentation: Augmentation, *, epochs: int, batch_size: int, first_epoch: int = 0
     ) -> Iterator[Batch]:
         """Augmented batches, shuffled; epoch e is the same whichever epoch the stream began with."""
+        ...
+
+    def encode(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> tuple[Tokens, ...]:
+        """The encoder's tokens of a batch, in the arithmetic that stored features are computed in."""
         ...
 
     def rng(self, *names: str | int) -> torch.Generator:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evalkit import catalog, datasets, runners
-from evalkit.errors import CatalogError, UnknownName
+from evalkit.errors import CatalogError, NotFetched, UnknownName
 
 RECIPE = """
 version = 1
@@ -31,12 +31,128 @@ def test_every_recipe_names_a_runner_a_dataset_and_options_that_exist(name: str)
 
 
 @pytest.mark.parametrize("name", catalog.manifests())
-def test_every_manifest_names_a_family_and_says_where_it_comes_from(name: str) -> None:
+def test_every_manifest_says_where_it_comes_from_and_how_its_authors_feed_it(name: str) -> None:
+    manifest = catalog.manifest(name)
+    assert manifest.title and manifest.origin and manifest.preprocessing.source
+    if manifest.control:
+        return
+    assert manifest.licence and manifest.paper.startswith("arXiv:")
+    assert manifest.shipped == bool(manifest.sha256 and not manifest.url)
+    assert manifest.shipped or manifest.url or catalog.by_hand(manifest)
+    assert manifest.url.startswith("https://") or not manifest.url
+
+
+@pytest.mark.parametrize("name", catalog.manifests())
+def test_every_manifest_names_a_family_an_architecture_and_a_network_that_exist(name: str) -> None:
     from evalkit import adapters
 
     manifest = catalog.manifest(name)
     assert manifest.family in adapters.names()
-    assert manifest.control or (manifest.licence and manifest.sha256)
+    family = adapters.module(manifest.family)
+    assert manifest.arch in family.ARCHITECTURES
+    layout = getattr(getattr(family, "FAMILY", None), "layout", None)
+    assert layout is None or not manifest.network or manifest.network in layout.networks
+
+
+@pytest.mark.parametrize("name", catalog.manifests())
+def test_what_papers_print_of_a_checkpoint_is_found(name: str) -> None:
+    selector = catalog.manifest(name).published_as
+    if selector is not None:
+        rows = catalog.published(selector)
+        assert rows
+        for key, asked in (("pretrain_epochs", selector.pretrain_epochs), ("paper", selector.papers)):
+            assert {row[key] for row in rows} >= set(asked)  # nothing is asked for in vain
+        assert {row["table"] for row in rows} >= set(selector.tables)
+
+
+def test_no_printed_number_belongs_to_two_checkpoints() -> None:
+    taken: dict[tuple[str, ...], str] = {}
+    for name in catalog.manifests():
+        selector = catalog.manifest(name).published_as
+        for row in catalog.published(selector) if selector else ():
+            assert taken.setdefault(tuple(row.values()), name) == name
+
+
+@pytest.mark.parametrize("name", [n for n in catalog.manifests() if catalog.by_hand(catalog.manifest(n))])
+def test_what_people_have_to_get_is_said_with_the_page_and_the_command(name: str) -> None:
+    manifest = catalog.manifest(name)
+    with pytest.raises(NotFetched) as caught:
+        catalog.weights(name)
+    for part in (manifest.notes, manifest.origin, f"evalkit fetch {name} --from FILE"):
+        assert part and part in str(caught.value)
+
+
+MANIFEST = """
+family = "dino"
+arch = "vit_micro_patch8_64"
+url = "https://host/zoo/vit.pth"
+sha256_prefix = "abcd"
+"""
+
+
+def test_weights_with_an_address_lie_in_the_cache(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(MANIFEST)
+    manifest = catalog.manifest(str(path))
+    place = Path(manifest.file)
+    assert place.name == "vit.pth" and place.is_relative_to(catalog.cache_root() / "checkpoints")
+    with pytest.raises(NotFetched, match=f"run: evalkit fetch {path}"):
+        catalog.weights(str(path))
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"x")
+    assert catalog.weights(str(path)) == place
+    place.with_name("vit.pth.sha256").write_text("0" * 64 + "  vit.pth\n")
+    assert catalog.manifest(str(path)).sha256 == "0" * 64
+    assert not catalog.states_digest(str(path))
+
+
+def test_another_address_is_another_file_and_one_address_is_one(tmp_path: Path) -> None:
+    def place(name: str, text: str) -> str:
+        path = tmp_path / name
+        path.write_text(text)
+        return catalog.manifest(str(path)).file
+
+    first = place("one.toml", MANIFEST)
+    assert place("two.toml", MANIFEST + 'network = "student"\n') == first
+    assert place("one.toml", MANIFEST.replace("host", "another")) != first
+    assert Path(place("one.toml", MANIFEST + 'file = "other.pth"\n')).name == "other.pth"
+
+
+def test_a_control_and_a_shipped_encoder_need_no_download() -> None:
+    assert catalog.weights("random") is None
+    found = catalog.weights("micro-dino")
+    assert found is not None and found.is_file()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ('"abcd"', '"ABCD"', "'sha256_prefix' is 'ABCD': it is 4 to 64 hexadecimal digits in small letters"),
+        ('"abcd"', '"abcd"\nsha256 = "ab"', "'sha256' is 'ab': it is 64 hexadecimal digits"),
+        ('"abcd"', f'"abcd"\nsha256 = "{"0" * 64}"', "does not begin with sha256_prefix abcd"),
+        ('"abcd"', '"abcd"\nmd5_prefix = "xyz1"', "'md5_prefix' is 'xyz1'"),
+        ('"abcd"', '"abcd"\nsize = -1', "'size' is -1"),
+        ("https:", "ftp:", "it is an https, http or file address"),
+        ("https://host/zoo/vit.pth", "vit.pth", "it is an https, http or file address"),
+        ("zoo/vit.pth", "", "it ends in no name; give one with 'file'"),
+        ('"abcd"', '"abcd"\nfile = "a/b.pth"', "beside 'url' it is a name in the cache, without folders"),
+        ('"abcd"', '"abcd"\n[published_as]\nmethod = "dino"', "key 'published_as.arch' is missing"),
+        (
+            '"abcd"',
+            '"abcd"\n[published_as]\nmethod = "d"\narch = "a"\npretrain_data = "p"\nepochs = 1',
+            "allowed: method, arch, pretrain_data",
+        ),
+    ],
+)
+def test_a_wrong_manifest_is_answered_with_file_key_and_what_is_allowed(
+    tmp_path: Path, before: str, after: str, said: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    assert before in MANIFEST
+    path.write_text(MANIFEST.replace(before, after, 1))
+    with pytest.raises(CatalogError) as caught:
+        catalog.manifest(str(path))
+    assert str(path) in str(caught.value) and said in str(caught.value)
 
 
 @pytest.mark.parametrize("name", catalog.suites())

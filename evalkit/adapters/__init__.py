@@ -26,8 +26,20 @@ if TYPE_CHECKING:
     from evalkit.adapters.files import RawCheckpoint
 
 SHARED = frozenset(
-    {"blocks", "encoder", "family", "files", "folders", "heads", "loading", "mismatch", "pickles", "positions"}
-    | {"specs", "vit"}
+    {
+        "blocks",
+        "encoder",
+        "family",
+        "files",
+        "folders",
+        "heads",
+        "inspection",
+        "loading",
+        "mismatch",
+        "pickles",
+        "positions",
+    }
+    | {"renames", "specs", "vit"}
 )
 """The modules of this folder that families are built from."""
 

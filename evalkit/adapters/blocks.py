@@ -151,7 +151,9 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+        hidden = self.fc1(x)
+        hidden = F.gelu(hidden) if hidden.requires_grad else torch.ops.aten.gelu_(hidden)
+        return self.fc2(hidden)  # type: ignore[no-any-return]
 
 
 class SwiGLU(nn.Module):
@@ -195,5 +197,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), geometry)))
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))  # type: ignore[no-any-return]
+        x = _plus(x, self.drop_path(self.ls1(self.attn(self.norm1(x), geometry))))
+        return _plus(x, self.drop_path(self.ls2(self.mlp(self.norm2(x)))))
+
+
+def _plus(x: Tensor, branch: Tensor) -> Tensor:
+    """x + branch; without gradients into the branch's own memory, since fresh memory costs more than the sum."""
+    if branch.requires_grad or branch.dtype != x.dtype:
+        return x + branch
+    return branch.add_(x)

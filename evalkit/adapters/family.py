@@ -52,18 +52,22 @@ class Layout:
     entries: of the top level that hold one network without saying which (the top level itself always may).
     backbone, head: prefixes of the encoder's and of the pretraining head's keys inside a network; where no key begins
     with `backbone`, every key that is not the head's is the encoder's.
+    prepare: the network's whole state -> the same with the prefixes below, where files differ in how they say it.
     rename: the encoder's state in the file's names -> in the shared transformer's.
-    drop: rules for keys left out; they match the whole key inside the network, before renaming.
+    drop: rules for keys left out; they match the whole key inside the prepared network, before renaming.
     outside: rules for keys of the entry that lie outside the network's prefix (other networks, predictors).
+    signs: regular expressions of entries or whole keys that prove a file to be this family's where others fit it too.
     """
 
     networks: Mapping[str, tuple[Place, ...]] = field(default_factory=dict)
     entries: tuple[str, ...] = ()
     backbone: str = ""
     head: str = ""
+    prepare: Callable[[State], State] = dict
     rename: Callable[[State], State] = dict
     drop: tuple[Rule, ...] = ()
     outside: tuple[Rule, ...] = ()
+    signs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class ViTFamily:
         parts = take(self.layout, raw, manifest.network)
         config = self.adapt(self.architectures[manifest.arch], parts.backbone)
         vit = specs.build(lambda: VisionTransformer(config))
-        audit: dict[str, Any] = {"container": raw.container, "entry": parts.entry, "beside": list(parts.beside)}
+        audit = specs.opened(raw, parts.entry, parts.beside)
         if parts.unexpected:
             raise KeyMismatch(explain(manifest.arch, self._audit(parts, vit), vit.state_dict()))
         audit["backbone"] = loading.assign(vit, parts.backbone, what=manifest.arch).facts()
@@ -192,17 +196,17 @@ def take(layout: Layout, raw: RawCheckpoint, wanted: str = "") -> Parts:
         if (found := _inside(raw, place)) is not None:
             return _parts(layout, raw, place, found, wanted or first)
     entry = next((e for e in layout.entries if isinstance(raw.state.get(e), Mapping)), "")
-    bare = loading.unwrap(raw, [entry] if entry else list(layout.networks))
-    state = loading.strip(bare.state, "module.")
-    if other := _other(layout, state):
+    if not entry and (other := _held(layout, raw)):
         raise CheckpointError(
             f"{raw.path} holds the network {other!r} and not {wanted or first!r}: name it by --network"
         )
+    bare = loading.unwrap(raw, [entry] if entry else list(layout.entries or layout.networks))
+    state = loading.strip(bare.state, "module.")
     if wanted and wanted not in (first, BARE):
         raise CheckpointError(
             f"{raw.path} holds one network only and does not say that it is the {wanted}; leave --network out"
         )
-    return _parts(layout, raw, Place(bare.name), (state, {}), BARE)
+    return _parts(layout, raw, Place(bare.name), (state, {}), wanted or BARE)
 
 
 def _inside(raw: RawCheckpoint, place: Place) -> tuple[State, State] | None:
@@ -216,14 +220,15 @@ def _inside(raw: RawCheckpoint, place: Place) -> tuple[State, State] | None:
     return (loading.strip(inside, "module."), outside) if inside else None
 
 
-def _other(layout: Layout, state: State) -> str:
-    """A network of the family whose prefix all these keys have, though it is not the one that is wanted."""
-    prefixes = {place.prefix: name for name, places in layout.networks.items() for place in places if place.prefix}
-    return next((name for prefix, name in prefixes.items() if all(key.startswith(prefix) for key in state)), "")
+def _held(layout: Layout, raw: RawCheckpoint) -> str:
+    """The first network of the family that the file says it holds, "" where it says nothing."""
+    named = ((name, place) for name, places in layout.networks.items() for place in places if place != Place())
+    return next((name for name, place in named if _inside(raw, place) is not None), "")
 
 
 def _parts(layout: Layout, raw: RawCheckpoint, place: Place, found: tuple[State, State], network: str) -> Parts:
     inside, outside = found
+    inside = layout.prepare(inside)
     dropped, unexpected = _apply(layout.outside, outside)
     cut, left = _apply(layout.drop, inside)
     kept = {key: value for key, value in inside.items() if key in set(left)}

@@ -9,7 +9,7 @@ weigh more than the encoder.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ class Prototypes(nn.Module):
 class DINOHead(nn.Module):
     """mlp: its layers. last_layer: the prototypes, None where the file leaves them out."""
 
-    def __init__(self, mlp: nn.Sequential, last_layer: Prototypes | None) -> None:
+    def __init__(self, mlp: nn.Sequential, last_layer: nn.Module | None) -> None:
         super().__init__()
         self.mlp = mlp
         self.last_layer = last_layer
@@ -88,3 +88,48 @@ def _layer(weight: Tensor | None) -> nn.Module:
     if weight.ndim == 1:
         return nn.BatchNorm1d(len(weight))
     return nn.Linear(weight.shape[1], weight.shape[0])
+
+
+class PlainHead(nn.Module):
+    """Layers one after the other, under the names that the file gives them; there is no bottleneck among them."""
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, cls: Tensor, *, bottleneck: bool = False) -> Tensor:
+        """(B, D) class tokens after the final norm -> (B, D'). Raises NoProjection for a bottleneck."""
+        if bottleneck:
+            raise NoProjection("the pretraining head ends in its output and has no bottleneck before prototypes")
+        for layer in self.children():
+            cls = layer(cls)
+        return cls
+
+
+def layer_widths(state: Mapping[str, Tensor], dim: int, matrices: Sequence[str]) -> list[int]:
+    """dim, then the outputs of the linear layers whose weights have these names, for a head of the file's own sizes.
+
+    That each reads what the one before gives is for `loading.assign` to find. Raises KeyMismatch where one is missing.
+    """
+    wrong = [key for key in matrices if key not in state or state[key].ndim != 2]
+    if wrong:
+        raise KeyMismatch(
+            f"the pretraining head has no matrix {', '.join(wrong)}; it has {', '.join(sorted(state)[:8])}"
+        )
+    return [dim, *(state[key].shape[0] for key in matrices)]
+
+
+def plain_dino_head(state: Mapping[str, Tensor], dim: int) -> DINOHead:
+    """`dino_head` with prototypes that are a plain matrix, `last_layer.weight`, of no fixed length: DINOv3's
+    (facebookresearch/dinov3 6876159, dinov3/layers/dino_head.py:32). Raises KeyMismatch where it is no such head."""
+    head = dino_head({key: value for key, value in state.items() if key.startswith("mlp.")}, dim)
+    prototypes = state.get("last_layer.weight")
+    if prototypes is not None:
+        (width,) = list(head.mlp.parameters())[-1].shape
+        if prototypes.ndim != 2 or prototypes.shape[1] != width:
+            raise KeyMismatch(
+                f"the head's last_layer.weight is {tuple(prototypes.shape)}; its MLP gives {width} values"
+            )
+        head.last_layer = nn.Linear(width, prototypes.shape[0], bias=False)
+    return head

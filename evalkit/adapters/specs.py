@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from evalkit.adapters.files import RawCheckpoint
 from evalkit.adapters.vit import ViTConfig
 from evalkit.types import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, Manifest, Need, Preprocessing
 
@@ -27,6 +28,12 @@ class Origin:
     digest: str = ""
     seed: int | None = None
     audit: Mapping[str, Any] = field(default_factory=dict)
+
+
+def opened(raw: RawCheckpoint, entry: str, beside: Sequence[str]) -> dict[str, Any]:
+    """The audit of a loaded file begins with where it lay and what in it was taken."""
+    path = str(raw.path.resolve())
+    return {"file": path, "container": raw.container, "entry": entry, "beside": list(beside)}
 
 
 def build(make: Callable[[], M]) -> M:

@@ -118,12 +118,7 @@ def load(manifest: Manifest, raw: RawCheckpoint) -> Encoder:
     model = create(manifest.arch)
     network = loading.unwrap(raw, WRAPPERS[manifest.network])
     audit = loading.assign(model, loading.strip(network.state, "module."), RULES, what=manifest.arch)
-    facts = {
-        "container": raw.container,
-        "entry": network.name,
-        "beside": list(network.beside),
-        "backbone": audit.facts(),
-    }
+    facts = specs.opened(raw, network.name, network.beside) | {"backbone": audit.facts()}
     return TimmEncoder(model, _spec(manifest, model, raw.sha256, facts))
 
 

@@ -30,7 +30,7 @@ def list_(kind: Annotated[Kind, typer.Argument(help="encoders, recipes, datasets
     from rich.table import Table
 
     drawn = Table(box=None, header_style="dim")
-    for column in ("id", "what", "where"):
+    for column in ("id", "what", "weights" if kind == Kind.encoders else "where"):
         drawn.add_column(column, overflow="fold", no_wrap=column == "id")
     for row in _ROWS[kind.value]():
         drawn.add_row(*row)
@@ -39,8 +39,23 @@ def list_(kind: Annotated[Kind, typer.Argument(help="encoders, recipes, datasets
 
 def _encoders() -> Iterator[tuple[str, str, str]]:
     for manifest in map(catalog.manifest, catalog.manifests()):
-        where = "shipped" if manifest.shipped else manifest.url or manifest.file
-        yield manifest.id, f"{manifest.title} ({manifest.family} {manifest.arch})", where
+        yield manifest.id, f"{manifest.title} ({manifest.family} {manifest.arch})", _state(manifest)
+
+
+def _state(manifest: Manifest) -> str:
+    """Where its weights are: control (it has none), shipped, downloaded, not downloaded; sizes where known."""
+    if manifest.control:
+        return "control"
+    if manifest.shipped:
+        return "shipped"
+    if manifest.file and Path(manifest.file).is_file():
+        return f"downloaded ({_megabytes(Path(manifest.file).stat().st_size)})"
+    size = f" ({_megabytes(manifest.size)})" if manifest.size else ""
+    return f"not downloaded{size}" + (", by hand" if catalog.by_hand(manifest) else "")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _recipes() -> Iterator[tuple[str, str, str]]:
@@ -90,8 +105,38 @@ def describe(
     ],
 ) -> None:
     """Everything that a manifest, recipe or suite says: source, parameters and published numbers included."""
-    for text in _lines(dataclasses.asdict(find(name))):
+    found = find(name)
+    recorded = isinstance(found, Manifest) and found.sha256 and not catalog.states_digest(name)
+    for text in _lines(dataclasses.asdict(found)):
         typer.echo(text)
+    if recorded:
+        typer.echo("sha256 is no published one: it was recorded at the first download")
+    if isinstance(found, Manifest):
+        for text in _about_weights(found):
+            typer.echo(text)
+
+
+def _about_weights(manifest: Manifest) -> Iterator[str]:
+    """Where the weights are, and the numbers that papers print for them, by paper and table."""
+    yield f"weights: {_state(manifest)}"
+    if manifest.published_as is None:
+        return
+    tables: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in catalog.published(manifest.published_as):
+        tables.setdefault((row["paper"], row["table"]), []).append(row)
+    count = sum(map(len, tables.values()))
+    yield f"published numbers ({count} rows of reports/published/papers.csv):"
+    for (paper, table), rows in tables.items():
+        yield f"  {paper}, {table}:"
+        for row in rows:
+            yield "    " + _number(row)
+
+
+def _number(row: Mapping[str, str]) -> str:
+    what = [row[k] for k in ("protocol", "dataset", "split_or_variant", "metric") if row[k]]
+    unit = " %" if row["unit"] == "percent" else f" {row['unit']}"
+    note = f"  ({row['note']})" if row["note"] else ""
+    return f"{', '.join(what)}: {row['value']}{unit}{note}"
 
 
 def find(name: str) -> Manifest | Recipe | Suite:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evalkit.cli import cache, catalogue, compare, data, measure, table
+from evalkit.cli import cache, catalogue, compare, data, fetch, inspect, measure, table
 from evalkit.errors import EvalkitError
 from evalkit.version import __version__
 
@@ -19,6 +19,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("inspect")(inspect.inspect)
+app.command("fetch")(fetch.fetch)
 app.command("eval")(measure.evaluate)
 app.command("repeat")(measure.repeat)
 app.command("table")(table.table)

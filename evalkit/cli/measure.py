@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evalkit import catalog
-from evalkit.errors import RecordError, UsageError
+from evalkit.errors import EvalkitError, RecordError, UsageError
 
 if TYPE_CHECKING:
     from evalkit.engine.evaluate import Outcome, Session
@@ -85,7 +85,10 @@ def evaluate(
     recipes = _recipes(recipe or [], suite)
     targets = [t for c in checkpoint for t in (catalog.shipped_encoders() if c == SHIPPED else [c])]
 
-    from evalkit.engine.evaluate import Options, Session, load
+    for target in targets:
+        catalog.located(target)
+
+    from evalkit.engine.evaluate import Options, Outcome, Session, load
     from evalkit.progress import RichProgress
 
     options = Options(
@@ -94,13 +97,18 @@ def evaluate(
     )  # fmt: skip
     with RichProgress(quiet=as_json) as progress:
         session = Session(options, progress)
-        encoders = [load(t, family=family, arch=arch, network=network) for t in targets]
         outcomes: list[Outcome] = []
         try:
-            for target, encoder in zip(targets, encoders, strict=True):
-                outcomes += _measure(
-                    session, encoder, recipes, given | {"checkpoint": target, "suite": suite}, progress
-                )
+            for target in targets:
+                asked = given | {"checkpoint": target, "suite": suite}
+                try:
+                    encoder = load(target, family=family, arch=arch, network=network)
+                except EvalkitError as error:
+                    if len(targets) == 1:
+                        raise
+                    outcomes.append(Outcome(target, error=error))
+                else:
+                    outcomes += _measure(session, encoder, recipes, asked, progress)
         except KeyboardInterrupt:
             typer.echo("evalkit: interrupted; what was computed is kept, the same command goes on from there", err=True)
             raise typer.Exit(130) from None

@@ -19,7 +19,7 @@ import torch
 from evalkit import adapters, catalog, datasets, records, runners
 from evalkit.datasets.subset import Subset
 from evalkit.engine.job import FileCheckpoint, LocalJob
-from evalkit.errors import EvalkitError, FeatureError, ProtocolError, Unsupported, UsageError
+from evalkit.errors import EvalkitError, FeatureError, OutOfMemory, ProtocolError, Unsupported, UsageError
 from evalkit.features.extract import ExtractOptions, resolve_precision
 from evalkit.features.store import FeatureStore, default_root
 from evalkit.features.view import resolve
@@ -91,6 +91,10 @@ class Session:
                 yield self._one(encoder, recipe, config, path, given)
             except EvalkitError as error:
                 yield Outcome(recipe.id, error=error)
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                yield Outcome(
+                    recipe.id, error=OutOfMemory(f"{self.device} has not enough memory: {_first_line(error)}")
+                )
 
     def _check(self, recipes: Sequence[Recipe]) -> None:
         known = {name for r in recipes for name in (r.dataset.folder, r.dataset.name)}
@@ -167,6 +171,9 @@ class _Measurement:
     def run(self) -> Record:
         started, created = time.perf_counter(), records.now()
         job = self._job()
+        if job.checkpoint.path.exists():
+            job.fact("resumed", "from an interrupted run; seconds cover what came after")
+        self._forget_peak()
         try:
             self._check_needs()
             scores = list(runners.module(self.recipe.runner).run(job))
@@ -191,12 +198,18 @@ class _Measurement:
             reason=reason,
             seconds=round(time.perf_counter() - started, 3),
             peak_memory_bytes=records.peak_memory(),
+            peak_gpu_memory_bytes=torch.cuda.max_memory_allocated() if self.session.device.type == "cuda" else 0,
             kept=tuple(job.kept),
         )
         if o.out is not None:
             records.save(record, scores, job.kept, o.out)
         job.checkpoint.clear()
         return record
+
+    def _forget_peak(self) -> None:
+        records.forget_peak()
+        if self.session.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
 
     def _job(self) -> LocalJob:
         s = self.session
@@ -263,33 +276,34 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def load(checkpoint: str | Path, *, family: str = "", arch: str = "", network: str = "") -> Encoder:
-    """An encoder by zoo id, manifest file, or path of a weights file (then `family`, and `arch` where it has several).
+    """An encoder by zoo id, manifest file, or path of a weights file; `family` and `arch` where its keys leave them open.
 
-    Raises UnknownName, CheckpointError (the file), UsageError (no family for a bare file).
+    Raises UnknownName, NotFetched, CheckpointError (the file), UsageError (a bare file that fits several families).
     """
     text = str(checkpoint)
-    if text in catalog.manifests() or text.endswith(".toml"):
+    path = catalog.located(text)
+    if path is None or text in catalog.manifests() or text.endswith(".toml"):
         manifest = catalog.manifest(text)
         if family or arch:
             raise UsageError(
                 f"{text} is an encoder of the zoo: its manifest names family and architecture; drop the options"
             )
         manifest = dataclasses.replace(manifest, network=network or manifest.network)
-        return adapters.load(manifest, Path(manifest.file) if manifest.file else None)
-    path = Path(text)
-    if not path.exists() and path.suffix == "" and "/" not in text:
-        from evalkit.errors import UnknownName
+        return adapters.load(manifest, path)
+    if not family or (not arch and hasattr(adapters.module(family), "FAMILY")):
+        from evalkit.adapters.inspection import Wish, identify
 
-        raise UnknownName("encoder (or file)", text, catalog.manifests())
-    if not family:
-        raise UsageError(
-            f"{text}: say which family of checkpoint it is with --family; known: {', '.join(adapters.names())}"
-        )
+        found = identify(path, Wish(family, arch, network))
+        family, arch = found.family, found.arch
     return adapters.load(Manifest(id=_file_id(path), family=family, arch=arch, network=network, file=text), path)
 
 
@@ -306,7 +320,9 @@ def evaluate(encoder: Encoder | str | Path, recipe: Recipe | str, **options: Any
     loaded = load(encoder) if isinstance(encoder, (str, Path)) else encoder
     wanted = catalog.recipe(recipe) if isinstance(recipe, str) else recipe
     session = Session(Options(**{"out": None, **options}))
-    outcome = next(session.run(loaded, [wanted], {"encoder": loaded.spec.id, "recipe": wanted.id, **_texts(options)}))
+    named = {"checkpoint": str(encoder)} if isinstance(encoder, (str, Path)) else {}
+    given = {"encoder": loaded.spec.id, "recipe": wanted.id, **named, **_texts(options)}
+    outcome = next(session.run(loaded, [wanted], given))
     if outcome.record is None:
         raise outcome.error or FeatureError("nothing was measured")
     return outcome.record

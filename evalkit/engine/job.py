@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from evalkit.errors import StoreError
+from evalkit.features.decoding import Broken
 from evalkit.features.extract import ExtractOptions, extract
+from evalkit.features.forward import casting
 from evalkit.features.key import Request
 from evalkit.features.stream import stream
-from evalkit.types import Augmentation, Batch, Dataset, Encoder, Features, Part, Progress, Role, View
+from evalkit.types import Augmentation, Batch, Dataset, Encoder, Features, Part, Progress, Role, Tokens, View
 
 
 @dataclass
@@ -53,11 +55,20 @@ class LocalJob:
     def stream(
         self, role: Role, augmentation: Augmentation, *, epochs: int, batch_size: int, first_epoch: int = 0
     ) -> Iterator[Batch]:
-        """Augmented batches of a split."""
-        return stream(
-            self.datasets[role], augmentation, epochs=epochs, batch_size=batch_size, first_epoch=first_epoch,
-            seed=self.seed, device=self.device, workers=self.options.workers, skip_broken=self.options.skip_broken,
+        """Augmented batches of a split; what cannot be decoded is refused, or left out and put on record."""
+        dataset = self.datasets[role]
+        broken = Broken(dataset, self.options.skip_broken)
+        yield from stream(
+            dataset, augmentation, epochs=epochs, batch_size=batch_size, first_epoch=first_epoch,
+            seed=self.seed, device=self.device, workers=self.options.workers, broken=broken,
         )  # fmt: skip
+        if broken.positions:
+            self.skipped[role] = [dataset[position].id for position in sorted(set(broken.positions))]
+
+    def encode(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> tuple[Tokens, ...]:
+        """The encoder's tokens in the job's precision, without gradients."""
+        with torch.no_grad(), casting(self.device, self.options.precision):
+            return self.encoder.encode(images, blocks=blocks, norm=norm)
 
     def rng(self, *names: str | int) -> torch.Generator:
         """A CPU generator of its own for these names."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+from evalkit import catalog
 from evalkit.engine.evaluate import Options, Session, load
 from evalkit.errors import RecordError
 from evalkit.records import Record
@@ -22,8 +24,8 @@ def again(record: Record) -> tuple[Record, list[Row]]:
     import tempfile
 
     given, resolved = record.arguments["given"], record.arguments["resolved"]
-    checkpoint = given.get("checkpoint") or record.encoder["id"]
-    encoder = load(checkpoint, **{k: given.get(k) or "" for k in ("family", "arch", "network")})
+    checkpoint, named = _weights(record)
+    encoder = load(checkpoint, **named)
     spec = encoder.spec
     now = [spec.digest, spec.network, spec.seed, spec.family, spec.arch, spec.adapter_version]
     if now != list(record.identity["encoder"]):
@@ -41,6 +43,18 @@ def again(record: Record) -> tuple[Record, list[Row]]:
     return outcome.record, _rows(record, outcome.record)
 
 
+def _weights(record: Record) -> tuple[str, dict[str, str]]:
+    """What was loaded: a zoo id or manifest; or else the file, with what `load` must not find out a second time."""
+    encoder, given = record.encoder, record.arguments["given"].get("checkpoint", "")
+    if given in catalog.manifests() or given.endswith(".toml"):
+        return given, {"network": record.arguments["given"].get("network") or ""}
+    file = encoder["audit"].get("file")
+    if file is None:
+        return encoder["id"], {}
+    network = {} if encoder["network"] == "backbone" else {"network": encoder["network"]}
+    return file, {"family": encoder["family"], "arch": encoder["arch"], **network}
+
+
 def _same_data(old: Record, new: Record) -> None:
     for role, digest in old.identity["data"].items():
         if new.identity["data"][role] != digest:
@@ -50,5 +64,6 @@ def _same_data(old: Record, new: Record) -> None:
 
 
 def _rows(old: Record, new: Record) -> list[Row]:
-    now = {s["name"]: s for s in new.scores}
-    return [(s["name"], float(s["value"]), float(now[s["name"]]["value"])) for s in old.scores if s["name"] in now]
+    """A score that only one of the two has is NaN in the other."""
+    then, now = ({s["name"]: float(s["value"]) for s in record.scores} for record in (old, new))
+    return [(name, then.get(name, math.nan), now.get(name, math.nan)) for name in then | now]

@@ -22,6 +22,11 @@ from evalkit.features.stored import Rows
 from evalkit.types import Encoder, Part, Precision, Tokens, View
 
 
+def casting(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """The arithmetic in which encoders run: bf16 under autocast, or fp32 as it is."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
 @dataclass(frozen=True)
 class Forward:
     """Images to rows. encoder: already on `device`. request: resolved. precision: "fp32" or "bf16"."""
@@ -40,15 +45,12 @@ class Forward:
             return self._empty()
         with torch.no_grad():  # not inference mode: rows kept in memory may take part in training
             batch = views.normalise(images.to(self.device, non_blocking=True), self.view)
-            with self._casting():
+            with casting(self.device, self.precision):
                 answers = self.encoder.encode(batch, self.request.blocks, self.request.norm)
             rows: Rows = {}
             for block, tokens in zip(self.request.blocks, answers, strict=True):
                 rows |= self._of_block(block, tokens, len(images))
         return rows
-
-    def _casting(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
     def _of_block(self, block: int, tokens: Tokens, images: int) -> Rows:
         rows: Rows = {}

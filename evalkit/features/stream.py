@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,14 +41,14 @@ def stream(
     device: torch.device | str = "cpu",
     workers: int | None = None,
     progress: Progress | None = None,
-    skip_broken: bool = False,
+    broken: Broken | None = None,
 ) -> Iterator[Batch]:
     """Batches of the epochs `first_epoch` to `epochs` - 1, each epoch every sample once in a shuffled order.
 
     Yields images (B, 3, S, S) float32, normalised, on the device and labels (B,) int64; B = batch_size, less in the
-    last batch of an epoch. workers: processes, 0 for this one, None for one per core (at most 8). With `skip_broken`
-    images that cannot be decoded are left out of their batch, else they raise BrokenImage. Raises UsageError for a
-    seed, count or size that cannot be, FeatureError for an empty dataset or where nothing of an epoch can be decoded.
+    last batch of an epoch. workers: processes, 0 for this one, None for one per core (at most 8). broken: collects images
+    that cannot be decoded, which are then left out of their batch; without it they raise BrokenImage. Raises UsageError
+    for a seed, count or size that cannot be, FeatureError for an empty dataset or where nothing of an epoch can be decoded.
     """
     if epochs < 0 or first_epoch < 0 or batch_size < 1 or seed < 0:
         raise UsageError(
@@ -65,7 +65,7 @@ def stream(
     if progress is not None:
         total = schedule.batches * max(0, epochs - first_epoch)
         packs = progress.track(packs, f"training batches of {dataset.name}", total)
-    ready = _ready(packs, Broken(dataset, skip_broken), augmentation, place)
+    ready = _ready(packs, dataset, broken or Broken(dataset, skip=False), augmentation, device=place)
     return _numbered(ready, schedule, range(first_epoch, epochs))
 
 
@@ -96,10 +96,7 @@ class Schedule:
 
 
 class Augmenter:
-    """The work of the workers: (epoch, position) in, augmented uint8 images out, in the order asked for.
-
-    In its packs `positions` holds the labels: an augmented batch needs nothing else of its samples.
-    """
+    """The work of the workers: (epoch, position) in, augmented uint8 images out, in the order asked for."""
 
     def __init__(self, dataset: Dataset, augmentation: Augmentation, seed: int) -> None:
         self.groups = Groups(dataset)
@@ -109,7 +106,7 @@ class Augmenter:
     def __getitems__(self, jobs: list[tuple[int, int]], /) -> Pack:
         """One batch."""
         size = self.augmentation.size
-        labels: list[int] = []
+        kept: list[int] = []
         failures: list[tuple[int, str]] = []
         images = np.empty((len(jobs), 3, size, size), np.uint8)
         for epoch, position in jobs:
@@ -117,13 +114,13 @@ class Augmenter:
             try:
                 image = self.groups.image(sample.group)
                 draws = generator(self.seed, epoch, CROP, position)
-                images[len(labels)] = augmented(image, sample.box, self.augmentation, draws).numpy()
-                labels.append(sample.label)
+                images[len(kept)] = augmented(image, sample.box, self.augmentation, draws).numpy()
+                kept.append(position)
             except BrokenImage as error:
                 failures.append((position, str(error)))
             except EvalkitError as error:
                 return Pack((), torch.empty(0), (), 0, (type(error), str(error)))
-        return Pack(tuple(labels), torch.from_numpy(images[: len(labels)]), tuple(failures), 0)
+        return Pack(tuple(kept), torch.from_numpy(images[: len(kept)]), tuple(failures), 0)
 
 
 def augmented(image: Image, box: Box | None, augmentation: Augmentation, draws: np.random.Generator) -> Tensor:
@@ -170,27 +167,28 @@ def generator(*words: int) -> np.random.Generator:
 
 
 def _ready(
-    packs: Iterable[Pack], broken: Broken, augmentation: Augmentation, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised images and labels on the device, one pair per batch of the schedule; a pair may be empty."""
+    packs: Iterable[Pack], dataset: Dataset, broken: Broken, augmentation: Augmentation, *, device: torch.device
+) -> Iterator[Batch]:
+    """One batch of the schedule after the other, which may be empty; epochs are numbered later."""
     for pack in packs:
         broken.take(sound(pack))
         pixels = pack.images.to(device, non_blocking=True)
-        labels = torch.tensor(pack.positions, dtype=torch.int64).to(device)
-        yield views.scale(pixels, augmentation.mean, augmentation.std), labels
+        labels = torch.tensor([dataset[position].label for position in pack.positions], dtype=torch.int64).to(device)
+        positions = torch.tensor(pack.positions, dtype=torch.int64)
+        yield Batch(views.scale(pixels, augmentation.mean, augmentation.std), labels, positions, -1, False)
 
 
-def _numbered(ready: Iterator[tuple[Tensor, Tensor]], schedule: Schedule, epochs: range) -> Iterator[Batch]:
+def _numbered(ready: Iterator[Batch], schedule: Schedule, epochs: range) -> Iterator[Batch]:
     """Batches with their epoch, empty ones left out; one is held back so that the last of an epoch knows it is."""
     for epoch in epochs:
         waiting: Batch | None = None
         for _ in range(schedule.batches):
-            images, labels = next(ready)
-            if not len(labels):
+            batch = next(ready)
+            if not len(batch.labels):
                 continue
             if waiting is not None:
                 yield waiting
-            waiting = Batch(images, labels, epoch, last_of_epoch=False)
+            waiting = replace(batch, epoch=epoch)
         if waiting is None:
             raise FeatureError(f"no image of epoch {epoch} can be decoded")
-        yield Batch(waiting.images, waiting.labels, epoch, last_of_epoch=True)
+        yield replace(waiting, last_of_epoch=True)

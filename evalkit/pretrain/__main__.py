@@ -15,8 +15,6 @@ import typer
 from evalkit.adapters.vit import ViTConfig
 from evalkit.errors import EvalkitError
 from evalkit.pretrain.corpus import pack, split_source
-from evalkit.pretrain.dino import DINO, Config
-from evalkit.pretrain.trainer import Run, train
 from evalkit.progress import RichProgress
 
 MICRO = ViTConfig(dim=192, depth=6, heads=3, patch=8, size=64)
@@ -37,6 +35,9 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     try:
+        from evalkit.pretrain.dino import DINO, Config
+        from evalkit.pretrain.trainer import Run, train
+
         corpus, digest = pack(data, MICRO.size, out, windows=windows)
         method = DINO(MICRO, Config(local_crops=local_crops), seed)
         run = Run(steps=steps, batch=batch, lr=lr, seed=seed)

@@ -2,7 +2,7 @@
 
 A source is a folder or a zip of photographs. An image is resized (antialiased bicubic, short side) and its centre square
 kept; a large photograph gives many random square windows instead, since at 64 pixels one square would show no detail.
-The tensor lies beside a digest of names and sizes and is reused when the sources are the same.
+The tensor lies under a digest of the sources' names and bytes and is reused when they are the same.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,9 @@ from torch import Tensor
 from evalkit.errors import PretrainError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+AT_ONCE = 256
+"""Encoded images in memory."""
+
 LARGE = 4
 """A photograph whose short side is at least this many times the training size is cut into windows."""
 
@@ -44,6 +48,29 @@ def _read(source: Path, names: Sequence[str]) -> Iterator[bytes]:
         return
     with zipfile.ZipFile(source) as archive:
         yield from (archive.read(name) for name in names)
+
+
+def _listing(text: str) -> tuple[Path, list[str]]:
+    path, pattern = split_source(text)
+    if not path.exists():
+        raise PretrainError(f"{path}: no such folder or zip of training images")
+    try:
+        names = _members(path, pattern)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise PretrainError(f"{path}: neither a folder nor a zip that can be read ({error})") from None
+    if not names:
+        raise PretrainError(f"{path}: no {', '.join(SUFFIXES)} file whose name matches {pattern!r}")
+    return path, names
+
+
+def _digest(listing: Sequence[tuple[Path, list[str]]], options: str) -> str:
+    """Of options, names and the bytes of every image: other pixels make another corpus."""
+    found = hashlib.sha256(options.encode())
+    for path, names in listing:
+        for name, data in zip(names, _read(path, names), strict=True):
+            found.update(f"{path.name}/{name} {len(data)} ".encode())
+            found.update(data)
+    return found.hexdigest()
 
 
 def _squares(data: bytes, size: int, windows: int, seed: int) -> list[np.ndarray]:
@@ -79,16 +106,8 @@ def pack(sources: Iterable[str], size: int, cache: Path, *, windows: int = 1) ->
 
     windows: squares that a large photograph gives. Raises PretrainError where a source is absent or holds no image.
     """
-    listing = []
-    for path, pattern in map(split_source, sources):
-        if not path.exists():
-            raise PretrainError(f"{path}: no such folder or zip of training images")
-        names = _members(path, pattern)
-        if not names:
-            raise PretrainError(f"{path}: no {', '.join(SUFFIXES)} file whose name matches {pattern!r}")
-        listing.append((path, names))
-    facts = repr([(p.name, n) for p, n in listing]) + f"{size} {windows}"
-    digest = hashlib.sha256(facts.encode()).hexdigest()
+    listing = [_listing(text) for text in sources]
+    digest = _digest(listing, f"{size} {windows}")
     target = cache / f"corpus-{digest[:16]}.pt"
     if not target.exists():
         _write(target, torch.from_numpy(_decode(listing, size, windows)))
@@ -99,10 +118,18 @@ def _decode(listing: list[tuple[Path, list[str]]], size: int, windows: int) -> n
     found: list[np.ndarray] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for path, names in listing:
-            jobs = zip(_read(path, names), range(len(names)), strict=True)
-            for squares in pool.map(lambda job: _squares(job[0], size, windows, job[1]), jobs):
-                found += squares
+            jobs = enumerate(zip(names, _read(path, names), strict=True))
+            while part := list(islice(jobs, AT_ONCE)):
+                for squares in pool.map(lambda job: _named(path, *job[1], size, windows, job[0]), part):  # noqa: B023
+                    found += squares
     return np.stack(found)
+
+
+def _named(path: Path, name: str, data: bytes, *how: int) -> list[np.ndarray]:
+    try:
+        return _squares(data, *how)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise PretrainError(f"{path}/{name}: no image that can be decoded ({error})") from None
 
 
 def _write(target: Path, images: Tensor) -> None:

@@ -191,7 +191,7 @@ def _online(job: Job, config: Config, test: Features) -> dict[int, Trained]:
     of_seed = {seed: _stacks(job, seed, widths, classes=classes, batch=plan.batch) for seed in config.seeds}
 
     def encode(images: Tensor) -> dict[str, Tensor]:
-        found = pool.of_tokens(job.encoder.encode(images, blocks=_blocks(config), norm=True), config.poolings)
+        found = pool.of_tokens(job.encode(images, blocks=_blocks(config)), config.poolings)
         return {f"{seed}/{name}": found[name] for seed in of_seed for name in config.poolings}
 
     train.fit_stream(

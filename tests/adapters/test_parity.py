@@ -60,11 +60,17 @@ def test_parity(case, dtype):
         blocks = encoder.encode(x, blocks=tuple(range(len(truth.blocks))), norm=False)
         for ours, theirs in zip(blocks, truth.blocks, strict=True):
             close(ours.patches.flatten(1, 2), theirs[:, prefix(encoder) :], tolerance)
-        last = truth.patches.shape[1] * truth.patches.shape[2] - 1
-        rows = encoder.attention(x, queries=(*(["cls"] if prefix(encoder) else []), 0, last))
-        kept = [*([0] if prefix(encoder) else []), prefix(encoder), prefix(encoder) + last]
-        close(rows, truth.attention[:, :, kept], tolerance)
+        check_attention(encoder, x, truth, tolerance)
         check_projection(encoder, tokens, truth, tolerance)
+
+
+def check_attention(encoder, x, truth, tolerance):
+    """The rows of the class token, where there is one, of the first and of the last patch."""
+    patches = truth.patches.shape[1] * truth.patches.shape[2]
+    front = truth.attention.shape[-1] - patches
+    cls = ["cls"] if front else []
+    rows = encoder.attention(x, queries=(*cls, 0, patches - 1))
+    close(rows, truth.attention[:, :, [*range(len(cls)), front, front + patches - 1]], tolerance)
 
 
 def check_projection(encoder, tokens, truth, tolerance):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
+import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 
 from evalkit.cli.main import main
 
@@ -90,6 +97,48 @@ def test_the_record_alone_is_enough_to_repeat_it(desk: Path, evalkit) -> None:
     assert "top1@k=5: 1 then, 1 now" in said.out
 
 
+def test_a_score_that_vanished_has_moved(desk: Path, evalkit) -> None:
+    evalkit(*MEASURE)
+    (record,) = (desk / "runs/fake").glob("*.json")
+    content = json.loads(record.read_text())
+    content["scores"].append({**content["scores"][0], "name": "top1@k=999"})
+    record.write_text(json.dumps(content))
+    said = evalkit("repeat", record)
+    assert said.code == 1
+    assert "top1@k=999: 1 then, nan now  MOVED" in said.out
+
+
+def test_a_bare_file_is_repeated_from_its_own_path(desk: Path, evalkit) -> None:
+    from tests.adapters import oracles
+
+    torch.save(oracles.module("dino").weights(0, depth=6, arch="vit_micro_patch8_64"), desk / "mine.pth")
+    assert evalkit("eval", "mine.pth", "--family", "dino", *MEASURE[2:]).code == 0
+    (record,) = (desk / "runs/mine").glob("*.json")
+    content = json.loads(record.read_text())
+    assert content["encoder"]["audit"]["file"] == str((desk / "mine.pth").resolve())
+    content["arguments"]["given"] = {}
+    record.write_text(json.dumps(content))
+    assert evalkit("repeat", record).code == 0
+
+
+def test_an_encoder_that_does_not_load_takes_no_other_with_it(desk: Path, evalkit) -> None:
+    (desk / "text.pth").write_text("no weights")
+    said = evalkit("eval", "text.pth", *MEASURE[1:])
+    assert said.code == 1
+    assert "evalkit: text.pth: " in said.err
+    assert len(list((desk / "runs/fake").glob("knn.*.json"))) == 1
+
+
+def test_too_little_memory_is_one_line(desk: Path, evalkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nand more")
+
+    monkeypatch.setattr("evalkit.engine.evaluate._Measurement.run", full)
+    said = evalkit(*MEASURE)
+    assert said.code == 1
+    assert "cpu has not enough memory: CUDA out of memory. Tried to allocate 9 GiB" in said.err
+
+
 def test_json_is_the_records(desk: Path, evalkit) -> None:
     (record,) = json.loads(evalkit(*MEASURE, "--json").out)
     assert record["scores"][0]["n"] == 32
@@ -144,6 +193,13 @@ def test_one_recipe_that_fails_takes_nothing_else_with_it(desk: Path, evalkit) -
         (["table", "demo"], 1, "evalkit eval"),
         (["cache", "prune"], 1, "--older-than"),
         (["list", "colours"], 2, "colours"),
+        (["fetch", "dino-s61"], 1, "Did you mean dino-s16"),
+        (["fetch", "dino-s16", "--mirror", "mirror.org"], 1, "http://HOST[/PATH]"),
+        (["fetch", "dino-s16", "dino-b16", "--from", "text.pth"], 1, "give one encoder"),
+        (["fetch", "dino-s16", "--from", "none.pth"], 1, "there is no such file"),
+        (["fetch", "dinov3-s16"], 1, "evalkit fetch dinov3-s16 --from FILE"),
+        (["eval", "dino-s16", "--recipe", "knn.toml"], 1, "run: evalkit fetch dino-s16"),
+        (["eval", "cae-b16-1600", "--recipe", "knn.toml"], 1, "drive.google.com"),
         (["repeat", "none.json"], 1, "no such record"),
     ],
     ids=lambda v: " ".join(v)[:60] if isinstance(v, list) else None,
@@ -177,6 +233,107 @@ def test_a_broken_image_is_refused_by_default_and_recorded_when_skipped(desk: Pa
         content["data"]["test"]["skipped"] == ["test/cat/0.png"] or "cat/0.png" in content["data"]["test"]["skipped"][0]
     )
     assert content["scores"][0]["n"] == 7
+
+
+WEIGHTS = b"PK\x03\x04" + bytes(1000)
+FETCHED = 'family = "dino"\narch = "vit_small_patch16"\nlicence = "MIT"\nurl = "{url}"\n'
+
+
+@pytest.fixture
+def zoo(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server of this machine over the folder `served`, which has one file; its address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    monkeypatch.setenv("no_proxy", "*")
+    (desk / "served/zoo").mkdir(parents=True)
+    (desk / "served/zoo/vit.pth").write_bytes(WEIGHTS)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(desk / "served")))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_weights_are_fetched_once_and_held_to_their_first_digest(desk: Path, zoo: str, evalkit) -> None:
+    (desk / "vit.toml").write_text(FETCHED.format(url=f"{zoo}/zoo/vit.pth"))
+    assert "run: evalkit fetch vit.toml" in evalkit("eval", "vit.toml", "--recipe", "knn.toml").err
+    assert "weights: not downloaded" in evalkit("describe", "vit.toml").out
+    first = evalkit("fetch", "vit.toml")
+    assert first.code == 0, first.err
+    assert "vit: fetched, 0.0 MB" in first.out and "recorded at the first download" in first.out and "MIT" in first.out
+    assert "already there" in evalkit("fetch", "vit.toml").out
+    described = evalkit("describe", "vit.toml").out
+    assert "weights: downloaded (0.0 MB)" in described and "recorded at the first download" in described
+    evaluated = evalkit("eval", "vit.toml", "--recipe", "knn.toml", "--data", "fake=.")
+    assert "damaged" in evaluated.err  # found in the cache, and these zeros are no weights
+    next(Path(os.environ["EVALKIT_CACHE"]).rglob("vit.pth")).unlink()
+    (desk / "served/zoo/vit.pth").write_bytes(WEIGHTS + b"changed")
+    changed = evalkit("fetch", "vit.toml")
+    assert changed.code == 1
+    assert "has changed since it was first fetched" in changed.err and "remove " in changed.err
+
+
+@pytest.mark.parametrize("how", ["option", "environment", "folder"])
+def test_a_mirror(desk: Path, zoo: str, evalkit, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    (desk / "vit.toml").write_text(FETCHED.format(url="https://nowhere.invalid/vit.pth"))
+    mirror = (desk / "served/zoo").as_uri() if how == "folder" else f"{zoo}/zoo/"
+    if how == "environment":
+        monkeypatch.setenv("EVALKIT_MIRROR", mirror)
+    said = evalkit("fetch", "vit.toml", *([] if how == "environment" else ["--mirror", mirror]))
+    assert said.code == 0, said.err
+    assert next(Path(os.environ["EVALKIT_CACHE"]).rglob("vit.pth")).read_bytes() == WEIGHTS
+
+
+def test_weights_got_by_hand_are_checked_and_copied(desk: Path, evalkit) -> None:
+    by_hand = (
+        FETCHED.replace("url =", "origin =").format(url="https://drive/folder")
+        + 'notes = "ask"\nsha256_prefix = "{}"\n'
+    )
+    (desk / "vit.toml").write_text(by_hand.format(hashlib.sha256(WEIGHTS).hexdigest()[:8]))
+    (desk / "got.pth").write_bytes(WEIGHTS)
+    (desk / "page.html").write_text("<html>warning</html>")
+    assert "ask\n  page: https://drive/folder\n  then run" in evalkit("eval", "vit.toml", "--recipe", "knn.toml").err
+    assert "a web page" in evalkit("fetch", "vit.toml", "--from", "page.html").err
+    assert "vit: fetched" in evalkit("fetch", "vit.toml", "--from", "got.pth").out
+    assert "nothing to fetch (its weights are" in evalkit("fetch", "vit.toml").out
+    assert "damaged" in evalkit("eval", "vit.toml", "--recipe", "knn.toml", "--data", "fake=.").err
+    (desk / "got.pth").write_bytes(WEIGHTS + b"x")
+    assert "has changed" in evalkit("fetch", "vit.toml", "--from", "got.pth", "--out", "elsewhere").err
+
+
+def test_an_interrupted_download_is_one_line_and_130(
+    desk: Path, zoo: str, evalkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evalkit import download
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    (desk / "vit.toml").write_text(FETCHED.format(url=f"{zoo}/zoo/vit.pth"))
+    monkeypatch.setattr(download._Transfer, "_read", stop)
+    said = evalkit("fetch", "vit.toml")
+    assert said.code == 130
+    assert "the same command goes on from there" in said.err and "Traceback" not in said.err
+
+
+def test_the_list_says_where_weights_are(desk: Path, evalkit) -> None:
+    lines = {line.split()[0]: line for line in evalkit("list", "encoders").out.splitlines() if line.strip()}
+    for name, state in (
+        ("random", "control"),
+        ("micro-dino", "shipped"),
+        ("dino-s16", "not downloaded"),
+        ("dinov3-s16", "by hand"),
+    ):
+        assert state in lines[name]
+
+
+def test_describing_a_checkpoint_prints_what_papers_print(desk: Path, evalkit) -> None:
+    said = evalkit("describe", "mugs-l16-250").out
+    assert "published numbers (3 rows of reports/published/papers.csv)" in said
+    assert "  mugs, Table 1:\n" in said and "linear_probe, imagenet1k, top1: 82.1 %" in said
 
 
 def test_listing_and_describing(desk: Path, evalkit) -> None:
@@ -219,7 +376,18 @@ def test_a_table_of_ones_own_suite_in_every_format(desk: Path, evalkit) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["eval"], ["table"], ["list"], ["describe"], ["data"], ["data", "verify"], ["cache"], ["cache", "prune"]],
+    [
+        [],
+        ["eval"],
+        ["fetch"],
+        ["table"],
+        ["list"],
+        ["describe"],
+        ["data"],
+        ["data", "verify"],
+        ["cache"],
+        ["cache", "prune"],
+    ],
 )
 def test_help_on_every_level(evalkit, words: list[str]) -> None:
     said = evalkit(*words, "--help")

@@ -11,6 +11,7 @@ import torch
 from feature_fakes import SIZE, Photos
 
 from evalkit.errors import BrokenImage, FeatureError, UsageError
+from evalkit.features.decoding import Broken
 from evalkit.features.stream import augmented, generator, random_crop, stream
 from evalkit.types import Augmentation
 
@@ -108,12 +109,16 @@ def test_broken_images_are_refused_or_left_out():
     dataset = Photos(10, broken=frozenset({3}))
     with pytest.raises(BrokenImage, match="image-3"):
         taken(dataset)
-    batches = taken(dataset, skip_broken=True)
+    broken = Broken(dataset, skip=True)
+    batches = taken(dataset, broken=broken)
     assert sum(len(batch.labels) for batch in batches) == 27
-    alone = taken(dataset, skip_broken=True, batch_size=1)
+    assert set(broken.positions) == {3}
+    for batch in batches:
+        assert batch.labels.tolist() == [dataset[position].label for position in batch.positions.tolist()]
+    alone = taken(dataset, broken=broken, batch_size=1)
     assert [batch.last_of_epoch for batch in alone] == ([False] * 8 + [True]) * 3
     with pytest.raises(FeatureError, match="no image"):
-        taken(Photos(2, broken=frozenset({0, 1})), skip_broken=True)
+        taken(nothing := Photos(2, broken=frozenset({0, 1})), broken=Broken(nothing, skip=True))
 
 
 def test_stopping_early_ends_the_workers():

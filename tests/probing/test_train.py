@@ -41,7 +41,7 @@ def stream(first, epochs=4, stop=None):
             if stop == (epoch, start):
                 return
             rows = order(epoch)[start : start + 10]
-            yield Batch(FEATURES[rows], LABELS[rows], epoch, start == 20)
+            yield Batch(FEATURES[rows], LABELS[rows], rows, epoch, start == 20)
 
 
 def by_hand(schedule):

@@ -124,7 +124,10 @@ class FakeJob:
                 rows = order[start : start + batch_size]
                 images = torch.zeros(len(rows), 3, 8, 8)
                 images[:, 0].view(len(rows), 64)[:, : self.encoder.dim] = given.rows["cls"][rows]
-                yield Batch(images, given.labels[rows], epoch, start + batch_size >= len(given))
+                yield Batch(images, given.labels[rows], rows, epoch, start + batch_size >= len(given))
+
+    def encode(self, images, blocks=(-1,), norm=True):
+        return self.encoder.encode(images, blocks=blocks, norm=norm)
 
     def rng(self, *names):
         digest = hashlib.sha256(repr((self.seed, *names)).encode()).digest()

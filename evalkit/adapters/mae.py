@@ -1,0 +1,63 @@
+"""Checkpoints of MAE (He et al. 2021, arXiv:2111.06377; facebookresearch/mae efb2a80, CC-BY-NC 4.0).
+
+The network (models_mae.py:25-70,150-170,223-245): pre-norm, final norm, every eps 1e-6, exact GELU, qkv with biases, no
+LayerScale. Its position table of sines and cosines lies in the file; at another size that table is resized as for
+fine-tuning (util/pos_embed.py:75-96).
+
+Files: the released encoder ({'model'}, bare keys), the whole pretraining network (issue 8: 'model' with the decoder),
+the training file of util/misc.py:295-312 (beside optimizer, epoch, scaler, args), of main_linprobe.py too, whose head
+(line 222) is dropped. Fine-tuned files have lost the norm of the tokens (models_vit.py:27-33) and are refused.
+
+main_linprobe.py evaluates the class token after the final norm. There is no projection: the decoder predicts pixels.
+Expect 68.0 % by a linear probe for vit_base_patch16 (its FINETUNE.md).
+"""
+
+from __future__ import annotations
+
+from evalkit.adapters.family import Layout, ViTFamily, take
+from evalkit.adapters.files import RawCheckpoint
+from evalkit.adapters.loading import Rule
+from evalkit.adapters.vit import ViTConfig
+from evalkit.errors import KeyMismatch
+from evalkit.types import Encoder, Manifest
+
+VERSION = 1
+NEEDS_FILE = True
+
+ARCHITECTURES: dict[str, ViTConfig] = {
+    "vit_base_patch16": ViTConfig(dim=768, depth=12, heads=12, patch=16, positions="bicubic"),
+    "vit_large_patch16": ViTConfig(dim=1024, depth=24, heads=16, patch=16, positions="bicubic"),
+    "vit_huge_patch14": ViTConfig(dim=1280, depth=32, heads=16, patch=14, positions="bicubic"),
+}
+
+DECODER = Rule(
+    "decoder",
+    "it predicts pixels from the encoder's tokens during pretraining and is never evaluated",
+    r"mask_token|decoder_pos_embed|decoder_(embed|norm|pred)\.(weight|bias)"
+    r"|decoder_blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)",
+)
+CLASSIFIER = Rule(
+    "classifier",
+    "trained with labels on top of the encoder, alone or behind a batch norm",
+    r"head\.(1\.)?(weight|bias)|head\.0\.(running_mean|running_var|num_batches_tracked)",
+)
+LAYOUT = Layout(entries=("model",), drop=(DECODER, CLASSIFIER))
+FAMILY = ViTFamily(
+    version=VERSION,
+    layout=LAYOUT,
+    architectures=ARCHITECTURES,
+    source="facebookresearch/mae efb2a80, main_linprobe.py:137-141: ImageNet mean and std",
+)
+
+
+def load(manifest: Manifest, raw: RawCheckpoint) -> Encoder:
+    """The encoder in a file.
+
+    Raises KeyMismatch, CheckpointError (see `loading`), UsageError for any named network: files hold one.
+    """
+    if "fc_norm.weight" in take(LAYOUT, raw, manifest.network).backbone:
+        raise KeyMismatch(
+            f"{raw.path} was fine-tuned on the mean of the patches: its fc_norm normalises that mean, and it holds no "
+            "norm for the tokens themselves. Evaluate the pretraining file that it was made from"
+        )
+    return FAMILY.load(manifest, raw)
