@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from evalkit import catalog, download
+from evalkit import download
 from evalkit.download import Conduct, Wanted, fetch, mirrored, record_path, recorded
 from evalkit.errors import DigestMismatch, FetchError, UsageError
 
@@ -604,13 +604,3 @@ def test_a_read_only_cache_that_has_the_file_is_enough(server, tmp_path: Path, m
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     assert not fetch(wanted(server(), tmp_path, sha256=DIGEST), Watched())
-
-
-def test_the_cache_is_the_feature_stores(monkeypatch: pytest.MonkeyPatch) -> None:
-    from evalkit.features.store import default_root
-
-    assert catalog.cache_root() == default_root()
-    monkeypatch.delenv("EVALKIT_CACHE")
-    assert catalog.cache_root() == default_root()
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert catalog.cache_root() == default_root()

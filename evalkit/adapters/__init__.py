@@ -26,20 +26,8 @@ if TYPE_CHECKING:
     from evalkit.adapters.files import RawCheckpoint
 
 SHARED = frozenset(
-    {
-        "blocks",
-        "encoder",
-        "family",
-        "files",
-        "folders",
-        "heads",
-        "inspection",
-        "loading",
-        "mismatch",
-        "pickles",
-        "positions",
-    }
-    | {"renames", "specs", "vit"}
+    {"blocks", "encoder", "family", "files", "folders", "heads", "inspection", "instructions", "loading", "mismatch"}
+    | {"pickles", "positions", "renames", "specs", "vit"}
 )
 """The modules of this folder that families are built from."""
 
@@ -99,6 +87,12 @@ def _raw(manifest: Manifest, path: Path | None, family: Family) -> RawCheckpoint
         return None
     if path is None:
         raise CheckpointError(f"{manifest.id}: the family {manifest.family!r} needs a weights file and none was given")
-    from evalkit.adapters import files
+    return read(path, sha256=manifest.sha256)
 
-    return files.read(path, sha256=manifest.sha256)
+
+def read(path: str | Path, *, sha256: str = "") -> RawCheckpoint:
+    """Opens a checkpoint file, or a folder of Hugging Face's layout; see `files.read` and `folders.read_folder`."""
+    from evalkit.adapters import files, folders
+
+    path = Path(path)
+    return folders.read_folder(path, sha256=sha256) if path.is_dir() else files.read(path, sha256=sha256)

@@ -72,8 +72,8 @@ def _rename(state: State) -> State:
 
 
 def _adapt(config: ViTConfig, backbone: State) -> ViTConfig:
-    """Tables in the blocks where the first block has one."""
-    own = f"blocks.0.attn.rel_pos_bias.{_TABLE}" in backbone
+    """Tables in the blocks where a block has one: then each must, and none is shared."""
+    own = any(key.startswith("blocks.") and key.endswith(_TABLE) for key in backbone)
     return replace(config, relative="blocks") if own and config.relative else config
 
 

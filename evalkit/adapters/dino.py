@@ -34,7 +34,10 @@ ARCHITECTURES: dict[str, ViTConfig] = {
 FAMILY = ViTFamily(
     version=VERSION,
     layout=Layout(
-        networks={"teacher": (Place("teacher"),), "student": (Place("student"),)}, backbone="backbone.", head="head."
+        networks={"teacher": (Place("teacher"),), "student": (Place("student"),)},
+        backbone="backbone.",
+        head="head.",
+        signs=("dino_loss",),
     ),
     architectures=ARCHITECTURES,
     source="facebookresearch/dino 7c446df, eval_knn.py: ImageNet mean and std",

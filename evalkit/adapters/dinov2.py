@@ -70,11 +70,12 @@ OUTSIDE = (
 
 
 def rename(state: State) -> State:
-    """Blocks without their chunks, registers under the shared transformer's name; as it was where two keys would meet."""
-    names = {key: re.sub(r"^blocks\.\d+\.(\d+\..+)", r"blocks.\1", key) for key in state}
-    if "register_tokens" in names:
-        names["register_tokens"] = "reg_token"
-    return {names[key]: value for key, value in state.items()} if len({*names.values()}) == len(names) else dict(state)
+    """Blocks without their chunks, registers under the shared transformer's name; the second key of one name stays."""
+    out: State = {}
+    for key, value in state.items():
+        name = "reg_token" if key == "register_tokens" else re.sub(r"^blocks\.\d+\.(\d+\..+)", r"blocks.\1", key)
+        out[key if name in out else name] = value
+    return out
 
 
 FAMILY = ViTFamily(

@@ -130,10 +130,9 @@ class ViTFamily:
         """
         parts = take(self.layout, raw, manifest.network)
         config = self.adapt(self.architectures[manifest.arch], parts.backbone)
+        self._refuse_others(manifest.arch, config, parts)
         vit = specs.build(lambda: VisionTransformer(config))
         audit = specs.opened(raw, parts.entry, parts.beside)
-        if parts.unexpected:
-            raise KeyMismatch(explain(manifest.arch, self._audit(parts, vit), vit.state_dict()))
         audit["backbone"] = loading.assign(vit, parts.backbone, what=manifest.arch).facts()
         audit["backbone"]["dropped"] = {name: list(keys) for name, keys in parts.dropped.items()}
         head = None
@@ -142,6 +141,14 @@ class ViTFamily:
             audit["head"] = loading.assign(head, parts.head, what="the pretraining head").facts()
         origin = specs.Origin(parts.network, self.version, raw.sha256, audit=audit)
         return self.encoder(vit, self.spec(manifest, config, origin, vit, projects=head is not None), head)
+
+    def _refuse_others(self, arch: str, config: ViTConfig, parts: Parts) -> None:
+        """Before memory is taken for the network: raises KeyMismatch where the file's keys or shapes are not its."""
+        with torch.device("meta"):
+            vit = VisionTransformer(config)
+        found = self._audit(parts, vit)
+        if not found.clean:
+            raise KeyMismatch(explain(arch, found, vit.state_dict()))
 
     def spec(
         self, manifest: Manifest, config: ViTConfig, origin: specs.Origin, vit: nn.Module, *, projects: bool

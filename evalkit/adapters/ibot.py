@@ -109,6 +109,7 @@ FAMILY = ViTFamily(
         prepare=prepare,
         rename=rename,
         drop=DROP,
+        signs=("ibot_loss", r"(.+\.)?masked_embed", r"(.+\.)?last_layer2\.weight_g"),
     ),
     architectures=ARCHITECTURES,
     source="bytedance/ibot da316d8, evaluation/eval_knn.py:70: ImageNet mean and std",

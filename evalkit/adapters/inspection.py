@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from evalkit import adapters
-from evalkit.adapters import files
 from evalkit.adapters.family import Fit, ViTFamily
 from evalkit.adapters.files import RawCheckpoint
 from evalkit.adapters.mismatch import explain
@@ -65,9 +64,9 @@ class Inspection:
 def inspect(path: str | Path, wish: Wish | None = None) -> Inspection:
     """Opens a file and reads it as every family that may be meant.
 
-    Raises what `files.read` does, UnknownName for a family that does not exist, UsageError for a network it lacks.
+    Raises what `adapters.read` does, UnknownName for a family that does not exist, UsageError for a network it lacks.
     """
-    wish, raw = wish or Wish(), files.read(path)
+    wish, raw = wish or Wish(), adapters.read(path)
     found = sorted(_readings(raw, wish), key=lambda reading: reading.differences)
     clean = tuple(reading for reading in found if not reading.differences)
     return Inspection(raw, clean, _choose(raw, clean), None if clean or not found else found[0])
@@ -112,12 +111,19 @@ def undecided(seen: Inspection) -> CheckpointError | UsageError | KeyMismatch:
 
 def _readings(raw: RawCheckpoint, wish: Wish) -> Iterator[Candidate]:
     for name in [wish.family] if wish.family else adapters.names():
-        family = getattr(adapters.module(name), "FAMILY", None)
+        family = _family(name, raw)
         if family is None:
             continue
         default = next(iter(family.layout.networks), "")
         for fit in _fits(family, raw, wish):
             yield Candidate(name, fit, _evidence(family, raw, fit, default))
+
+
+def _family(name: str, raw: RawCheckpoint) -> ViTFamily | None:
+    """The family's declaration, or the one that the file itself makes (a folder with a config); None for the others."""
+    module = adapters.module(name)
+    of_file = getattr(module, "of_file", lambda _: None)
+    return getattr(module, "FAMILY", None) or of_file(raw)
 
 
 def _fits(family: ViTFamily, raw: RawCheckpoint, wish: Wish) -> list[Fit]:
@@ -154,7 +160,7 @@ def _names(state: Mapping[str, Any]) -> Iterator[str]:
 def _choose(raw: RawCheckpoint, clean: Sequence[Candidate]) -> Candidate | None:
     """The only reading; or, of several families', the only one with a sign of its own."""
     if len(clean) > 1:
-        signed = [c for c in clean if _sign(adapters.module(c.family).FAMILY, raw)]  # type: ignore[attr-defined]
+        signed = [c for c in clean if (family := _family(c.family, raw)) and _sign(family, raw)]
         clean = signed or clean
     return clean[0] if len(clean) == 1 else None
 

@@ -70,6 +70,7 @@ FAMILY = ViTFamily(
         head="group_head.",
         prepare=prepare,
         drop=DROP,
+        signs=(r"(.+\.)?relation_blocks\..+", r"(.+\.)?group_head\..+"),
     ),
     architectures=ARCHITECTURES,
     source="sail-sg/mugs 10ab634, eval/eval_knn/eval_knn.py:43: ImageNet mean and std",

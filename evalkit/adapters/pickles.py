@@ -2,7 +2,7 @@
 
 A pickle is a small program; the restricted reader `torch.load(weights_only=True)` builds dictionaries and tensors and
 calls little else. That little is enough to fill the memory, to hang or to crash the process, so the instructions are
-run on stand-ins first (`_instructions.py`), and the zip or the storages around them must be as PyTorch writes them,
+run on stand-ins first (`instructions.py`), and the zip or the storages around them must be as PyTorch writes them,
 every checksum included. So a hostile file ends in one message that says what it wanted, and never in an allocation or
 a call.
 
@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from evalkit.adapters._instructions import Machine, Storage
+from evalkit.adapters.instructions import Machine, Storage
 from evalkit.errors import CheckpointError, UnsafeFile
 
 MAGIC = 0x1950A86A20F9469CFC6C

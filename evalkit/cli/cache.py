@@ -15,9 +15,9 @@ app = typer.Typer(help="Look after stored features ($EVALKIT_CACHE, else ~/.cach
 
 
 def _store() -> FeatureStore:
-    from evalkit.features.store import FeatureStore, default_root
+    from evalkit.features.store import FeatureStore
 
-    return FeatureStore(default_root() / "features")
+    return FeatureStore()
 
 
 @app.command("ls")

@@ -27,7 +27,7 @@ def inspect(
     from evalkit.adapters import inspection
 
     wish = inspection.Wish(family, arch, network)
-    if family and not hasattr(adapters.module(family), "FAMILY"):
+    if family and not (hasattr(adapters.module(family), "FAMILY") or hasattr(adapters.module(family), "of_file")):
         facts, problem = _by_loading(file, wish)
     else:
         seen = inspection.inspect(file, wish)

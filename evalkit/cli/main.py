@@ -46,12 +46,17 @@ def _root(
     pass
 
 
+def _printable(text: str) -> str:
+    """Names that come out of files may hold terminal codes, or halves of characters that cannot be written."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 def main() -> None:
     """Run the command line: an EvalkitError is one message and exit code 1, a wrong option exit code 2."""
     try:
         app()
     except EvalkitError as error:
-        typer.echo(f"evalkit: {error}", err=True)
+        typer.echo(f"evalkit: {_printable(str(error))}", err=True)
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(0)

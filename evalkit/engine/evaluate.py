@@ -21,7 +21,7 @@ from evalkit.datasets.subset import Subset
 from evalkit.engine.job import FileCheckpoint, LocalJob
 from evalkit.errors import EvalkitError, FeatureError, OutOfMemory, ProtocolError, Unsupported, UsageError
 from evalkit.features.extract import ExtractOptions, resolve_precision
-from evalkit.features.store import FeatureStore, default_root
+from evalkit.features.store import FeatureStore
 from evalkit.features.view import resolve
 from evalkit.progress import RichProgress
 from evalkit.records import Record
@@ -77,7 +77,7 @@ class Session:
         self.progress = progress or RichProgress(quiet=True)
         self.device = resolve_device(options.device)
         self.precision = resolve_precision(options.precision, self.device)
-        self.cache = options.cache or default_root()
+        self.cache = options.cache or catalog.cache_root()
         self._opened: dict[str, Dataset] = {}
 
     def run(self, encoder: Encoder, recipes: Sequence[Recipe], given: Mapping[str, Any]) -> Iterator[Outcome]:
@@ -299,7 +299,9 @@ def load(checkpoint: str | Path, *, family: str = "", arch: str = "", network: s
             )
         manifest = dataclasses.replace(manifest, network=network or manifest.network)
         return adapters.load(manifest, path)
-    if not family or (not arch and hasattr(adapters.module(family), "FAMILY")):
+    if family:
+        adapters.module(family)
+    if not family or (not arch and family != "timm"):
         from evalkit.adapters.inspection import Wish, identify
 
         found = identify(path, Wish(family, arch, network))

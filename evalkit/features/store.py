@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from evalkit import catalog
 from evalkit.errors import StoreError, UsageError
 from evalkit.features import shards
 from evalkit.features.key import FORMAT, Key
@@ -60,11 +61,11 @@ class Entry:
 
 
 class FeatureStore:
-    """The entries under one folder. root: default `default_root()` / "features". budget: bytes that one entry may
+    """The entries under one folder. root: default `features/` in the cache folder. budget: bytes that one entry may
     take, default `default_budget()`; larger ones are recomputed by extraction, never stored."""
 
     def __init__(self, root: Path | None = None, *, budget: int | None = None) -> None:
-        self.root = default_root() / "features" if root is None else Path(root)
+        self.root = catalog.cache_root() / "features" if root is None else Path(root)
         self.budget = default_budget() if budget is None else budget
 
     def folder(self, key: str) -> Path:
@@ -239,15 +240,6 @@ def _victims(entries: Sequence[Entry], older_than: float | None, max_bytes: int 
         else:
             held += entry.bytes
     return victims[::-1]
-
-
-def default_root() -> Path:
-    """The cache folder: $EVALKIT_CACHE, else $XDG_CACHE_HOME/evalkit, else ~/.cache/evalkit. The store is `features/`
-    in it."""
-    if own := os.environ.get("EVALKIT_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "evalkit"
 
 
 def default_budget() -> int:

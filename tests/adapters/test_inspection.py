@@ -17,13 +17,13 @@ from tests.adapters import oracles
 from tests.adapters.written import saved, shallow
 
 FAMILIES = [f for f in oracles.names() if f in adapters.names() and hasattr(adapters.module(f), "FAMILY")]
-FILES = [(family, file.name) for family in FAMILIES for file in oracles.module(family).files()]
+FILES = [(family, file.name) for family in FAMILIES for file in oracles.files(family)]
 
 
 def written(family, name, tmp_path, patch):
     """An oracle's file on disk; the family's architecture has its depth."""
     oracle = oracles.module(family)
-    file = next(file for file in oracle.files() if file.name == name)
+    file = next(file for file in oracles.files(oracle.FAMILY) if file.name == name)
     shallow(oracle, file.arch or oracle.ARCH, file.weights, patch)
     return file, saved(file, tmp_path)
 
@@ -42,7 +42,7 @@ def test_a_file_is_read_as_its_family(family, name, tmp_path, monkeypatch):
 def test_without_a_hint_it_is_itself_or_asked_about(family, name, tmp_path, monkeypatch):
     """Other families keep their true depths, so those whose files look alike are patched too."""
     for other in FAMILIES:
-        for known in oracles.module(other).files():
+        for known in oracles.files(other):
             shallow(oracles.module(other), known.arch or oracles.module(other).ARCH, known.weights, monkeypatch)
     _, path = written(family, name, tmp_path, monkeypatch)
     seen = inspect(path)

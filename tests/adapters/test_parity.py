@@ -13,7 +13,7 @@ from tests.adapters import oracles
 from tests.adapters.written import load, saved
 
 FAMILIES = [family for family in oracles.names() if family in adapters.names()]
-FILES = [(family, file.name) for family in FAMILIES for file in oracles.module(family).files()]
+FILES = [(family, file.name) for family in FAMILIES for file in oracles.files(family)]
 
 
 @pytest.fixture(params=FILES, ids="-".join)
@@ -21,7 +21,7 @@ def case(request, tmp_path, monkeypatch):
     """(oracle, file, loaded encoder)."""
     family, name = request.param
     oracle = oracles.module(family)
-    file = next(file for file in oracle.files() if file.name == name)
+    file = next(file for file in oracles.files(oracle.FAMILY) if file.name == name)
     return oracle, file, load(oracle, file, saved(file, tmp_path), monkeypatch)
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from evalkit.cli.main import main
+from tests.adapters import oracles
 
 FAKE = 'family = "fake"\narch = "fake_patch8"\ncontrol = true\n[preprocessing]\nsize = 32\n'
 RECIPE = """
@@ -109,8 +110,6 @@ def test_a_score_that_vanished_has_moved(desk: Path, evalkit) -> None:
 
 
 def test_a_bare_file_is_repeated_from_its_own_path(desk: Path, evalkit) -> None:
-    from tests.adapters import oracles
-
     torch.save(oracles.module("dino").weights(0, depth=6, arch="vit_micro_patch8_64"), desk / "mine.pth")
     assert evalkit("eval", "mine.pth", "--family", "dino", *MEASURE[2:]).code == 0
     (record,) = (desk / "runs/mine").glob("*.json")
@@ -162,7 +161,8 @@ def test_one_recipe_that_fails_takes_nothing_else_with_it(desk: Path, evalkit) -
         (["eval", "random", "--suite", "demmo"], 1, "Did you mean demo"),
         (["eval", "random", "--recipe", "mini-knn-ccp-itms"], 1, "Did you mean mini-knn-ccp-items"),
         (["eval", "random"], 1, "--recipe or --suite"),
-        (["eval", "none.pth", "--recipe", "knn.toml", "--family", "dino"], 1, "--arch: vit_base_patch16"),
+        (["eval", "none.pth", "--recipe", "knn.toml", "--family", "dino"], 1, "no checkpoint file at none.pth"),
+        (["eval", "two.pth", "--recipe", "knn.toml", "--data", "fake=."], 1, "several families: deit, dino, ibot"),
         (
             ["eval", "none.pth", "--recipe", "knn.toml", "--family", "dino", "--arch", "vit_micro_patch8_64"],
             1,
@@ -180,7 +180,7 @@ def test_one_recipe_that_fails_takes_nothing_else_with_it(desk: Path, evalkit) -
         (["eval", "fake.toml", "--recipe", "knn.toml", "--data", "fake=.", "--limit", "0"], 1, "at least 1"),
         (["eval", "fake.toml", "--recipe", "knn.toml", "--data", "fake=.", "--seed", "-1"], 1, "seed is -1"),
         (["eval", "fake.toml", "--recipe", "knn.toml", "--device", "tpu"], 2, "tpu"),
-        (["eval", "text.pth", "--recipe", "knn.toml", "--data", "fake=."], 1, "--family"),
+        (["eval", "text.pth", "--recipe", "knn.toml", "--data", "fake=."], 1, "no checkpoint"),
         (["eval", "text.pth", "--family", "dinno", "--recipe", "knn.toml", "--data", "fake=."], 1, "Did you mean dino"),
         (
             ["eval", "text.pth", "--family", "dino", "--arch", "vit_small_patch16", "--recipe", "knn.toml"],
@@ -206,6 +206,7 @@ def test_one_recipe_that_fails_takes_nothing_else_with_it(desk: Path, evalkit) -
 )
 def test_bad_input_gets_one_clear_message(desk: Path, evalkit, words: list[str], code: int, said: str) -> None:
     (desk / "text.pth").write_text("this is no checkpoint")
+    torch.save(oracles.module("dino").weights(0, depth=12), desk / "two.pth")
     found = evalkit(*words)
     assert found.code == code
     assert said in " ".join((found.out + found.err).replace("│", " ").split())

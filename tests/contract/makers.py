@@ -35,7 +35,7 @@ def _family(name: str) -> Callable[[Path], Encoder]:
 
     def make_encoder(tmp: Path) -> Encoder:
         oracle = oracles.module(name)
-        file = oracle.files()[0]
+        file = oracles.files(name)[0]
         with pytest.MonkeyPatch.context() as patch:
             return load(oracle, file, saved(file, tmp), patch)
 

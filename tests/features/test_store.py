@@ -11,11 +11,12 @@ import pytest
 import torch
 from feature_fakes import VIEW, MeanColour, Photos
 
+from evalkit.catalog import cache_root
 from evalkit.errors import FeatureError, StoreError, UsageError
 from evalkit.features import shards
 from evalkit.features.extract import ExtractOptions, extract
 from evalkit.features.key import Request
-from evalkit.features.store import FeatureStore, default_budget, default_root
+from evalkit.features.store import FeatureStore, default_budget
 from evalkit.features.stored import Columns, MappedShard, StoredFeatures, join, serialised
 
 
@@ -239,7 +240,7 @@ def test_the_default_place_and_budget(monkeypatch, tmp_path):
     assert FeatureStore().root == tmp_path / "features"
     monkeypatch.delenv("EVALKIT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert default_root() == tmp_path / "xdg" / "evalkit"
+    assert cache_root() == tmp_path / "xdg" / "evalkit"
     monkeypatch.setenv("EVALKIT_CACHE_GB", "0.5")
     assert default_budget() == 500_000_000
     monkeypatch.setenv("EVALKIT_CACHE_GB", "much")

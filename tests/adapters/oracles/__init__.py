@@ -6,6 +6,7 @@ tests find it by its name. Everything is computed in float64 with explicit loops
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from dataclasses import dataclass
@@ -59,6 +60,12 @@ class File:
 def names() -> list[str]:
     """The families that have an oracle, sorted."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "plain")
+
+
+@functools.cache
+def files(name: str) -> tuple[File, ...]:
+    """What `files()` of a family's oracle writes, drawn once; nothing may change it."""
+    return tuple(module(name).files())
 
 
 def module(name: str) -> ModuleType:
