@@ -26,8 +26,10 @@ def main(
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
     windows: Annotated[int, typer.Option(help="Random squares that a large photograph gives.")] = 1,
     batch: Annotated[int, typer.Option(help="Images per step.")] = 128,
-    lr: Annotated[float, typer.Option(help="Learning rate at batch 256.")] = 1e-3,
-    local_crops: Annotated[int, typer.Option(help="Small crops per image.")] = 4,
+    lr: Annotated[float, typer.Option(help="Learning rate at batch 256.")] = 3e-3,
+    global_size: Annotated[int, typer.Option(help="Side of the two large crops, pixels.")] = 48,
+    local_crops: Annotated[int, typer.Option(help="Small crops per image.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: then in bf16 autocast.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of weights, order and views.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads, 0 for all.")] = 0,
 ) -> None:
@@ -39,7 +41,7 @@ def main(
         from evalkit.pretrain.trainer import Run, train
 
         corpus, digest = pack(data, MICRO.size, out, windows=windows)
-        method = DINO(MICRO, Config(local_crops=local_crops), seed)
+        method = DINO(MICRO, Config(local_crops=local_crops, global_size=global_size), seed)
         run = Run(steps=steps, batch=batch, lr=lr, seed=seed)
         facts = {
             "method": "dino",
@@ -50,7 +52,7 @@ def main(
             "config": asdict(method.config),
         }
         with RichProgress() as progress:
-            print(train(method, corpus, run, out, facts=facts, progress=progress))
+            print(train(method, corpus, run, out, facts=facts, device=device, progress=progress))
     except EvalkitError as error:
         raise SystemExit(f"evalkit: {error}") from None
 

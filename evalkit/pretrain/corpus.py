@@ -83,10 +83,11 @@ def _squares(data: bytes, size: int, windows: int, seed: int) -> list[np.ndarray
 
 
 def _boxes(image: Image.Image, size: int, windows: int, seed: int) -> Iterator[tuple[float, float, float, float]]:
-    """Square windows, log-uniform from the training size to the short side, anywhere inside."""
+    """Square windows anywhere inside, log-uniform from five eighths of the training size to four fifths of the short
+    side: things and parts of them rather than whole scenes."""
     rng = np.random.default_rng(seed)
     for _ in range(windows):
-        side = math.exp(rng.uniform(math.log(size), math.log(min(image.size))))
+        side = math.exp(rng.uniform(math.log(0.625 * size), math.log(0.8 * min(image.size))))
         x, y = rng.uniform(0, image.width - side), rng.uniform(0, image.height - side)
         yield x, y, x + side, y + side
 

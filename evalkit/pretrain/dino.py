@@ -27,21 +27,20 @@ except ImportError as error:  # pragma: no cover - the message is what matters
 @dataclass(frozen=True)
 class Config:
     """Defaults are DINO's (main_dino.py at 7c446df) but for what a micro encoder and a short run ask for: a small head,
-    fewer prototypes, a faster teacher, crops below the native size (half the cost), and milder colours, since two
-    epochs do not teach shape to a network that is kept from seeing colour."""
+    fewer prototypes, a faster teacher, crops below the native size (half the cost) and no small ones."""
 
     hidden: int = 512
     bottleneck: int = 128
     prototypes: int = 1024
-    local_crops: int = 4
-    global_size: int = 40
-    local_size: int = 16
-    global_scale: tuple[float, float] = (0.35, 1.0)
-    local_scale: tuple[float, float] = (0.1, 0.35)
-    jitter: tuple[float, float, float, float] = (0.3, 0.3, 0.2, 0.05)
-    jitter_p: float = 0.4
-    grey: float = 0.0
-    solarise: float = 0.0
+    local_crops: int = 0
+    global_size: int = 48
+    local_size: int = 24
+    global_scale: tuple[float, float] = (0.2, 1.0)
+    local_scale: tuple[float, float] = (0.05, 0.2)
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    jitter_p: float = 0.8
+    grey: float = 0.2
+    solarise: float = 0.1
     teacher_temp: float = 0.04
     student_temp: float = 0.1
     momentum: float = 0.99

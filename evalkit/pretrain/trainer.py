@@ -1,6 +1,7 @@
 """The loop: AdamW with warm-up and cosine, clipping, a CSV log, an atomic checkpoint to resume from, an export at the end.
 
-Small on purpose: one device, one process. A run is a pure function of its seed, its data and its options.
+Small on purpose: one device, one process. On the CPU a run is a pure function of its seed, its data and its options; on a
+GPU it runs under bf16 autocast.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Run:
     min_lr: float = 1e-5
     warmup: int = 200
     weight_decay: float = 0.04
-    clip: float = 3.0
+    clip: float = 1.0
     seed: int = 0
     save_every: int = 100
 
@@ -48,13 +49,24 @@ class Run:
         return self.min_lr + (peak - self.min_lr) * (1 + math.cos(math.pi * done)) / 2
 
 
-def train(method: DINO, corpus: Tensor, run: Run, out: Path, *, facts: dict[str, Any], progress: Progress) -> Path:
+def train(
+    method: DINO,
+    corpus: Tensor,
+    run: Run,
+    out: Path,
+    *,
+    facts: dict[str, Any],
+    progress: Progress,
+    device: torch.device | str = "cpu",
+) -> Path:
     """Train to the last step, resuming from `out/checkpoint.pt` where there is one. Returns the exported file.
 
     corpus: (N, 3, H, W) uint8. facts: what the training manifest beside the export should tell.
     Raises PretrainError when the loss is not finite; the last good checkpoint stays.
     """
     out.mkdir(parents=True, exist_ok=True)
+    place = _place(device)
+    corpus, method = corpus.to(place), method.to(place)
     optimizer = _optimizer(method, run)
     first = _resume(out / "checkpoint.pt", method, optimizer, _question(run, facts))
     normalise = Normalize(IMAGENET_MEAN, IMAGENET_STD)
@@ -73,6 +85,13 @@ def train(method: DINO, corpus: Tensor, run: Run, out: Path, *, facts: dict[str,
     return out / "teacher.safetensors"
 
 
+def _place(device: torch.device | str) -> torch.device:
+    place = torch.device(device)
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise PretrainError("device cuda was asked for, but this machine or this torch has none; use --device cpu")
+    return place
+
+
 def _optimizer(method: nn.Module, run: Run) -> torch.optim.Optimizer:
     learn = [p for p in method.parameters() if p.requires_grad]
     groups = [
@@ -85,11 +104,13 @@ def _optimizer(method: nn.Module, run: Run) -> torch.optim.Optimizer:
 def _step(
     method: DINO, optimizer: torch.optim.Optimizer, corpus: Tensor, run: Run, step: int, norm: nn.Module
 ) -> float:
-    rng = torch.Generator().manual_seed(hash((run.seed, step)) & 0x7FFFFFFF)
-    images = corpus[_rows(len(corpus), run, step)]
+    place = corpus.device
+    rng = torch.Generator(place).manual_seed(hash((run.seed, step)) & 0x7FFFFFFF)
+    images = corpus[_rows(len(corpus), run, step).to(place)]
     for group in optimizer.param_groups:
         group["lr"] = run.rate(step)
-    loss = method(*method.views(images, norm, rng))
+    with torch.autocast(place.type, torch.bfloat16, enabled=place.type == "cuda"):
+        loss = method(*method.views(images, norm, rng))
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_([p for p in method.parameters() if p.grad is not None], run.clip)
@@ -115,7 +136,7 @@ def _resume(path: Path, method: DINO, optimizer: torch.optim.Optimizer, question
     if not path.exists():
         return 0
     try:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location="cpu")
         if state["question"] != question:
             raise PretrainError(f"{path} belongs to a run with other options or data; choose another --out")
         method.load_state_dict(state["method"])
@@ -133,7 +154,7 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 def export(method: DINO, path: Path, facts: dict[str, Any]) -> None:
     """Write the teacher in half precision as safetensors, with its training manifest as JSON in the metadata."""
-    state = {k: v.detach().half().contiguous() for k, v in method.export().items()}
+    state = {k: v.detach().cpu().half().contiguous() for k, v in method.export().items()}
     partial = path.with_suffix(".part")
     save_file(state, partial, {"format": "pt", "evalkit": __version__, "training": json.dumps(facts)})
     partial.chmod(0o644)  # safetensors writes for the owner alone
