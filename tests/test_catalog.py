@@ -157,7 +157,79 @@ def test_a_wrong_manifest_is_answered_with_file_key_and_what_is_allowed(
 
 @pytest.mark.parametrize("name", catalog.suites())
 def test_every_suite_holds_recipes_that_exist(name: str) -> None:
-    assert catalog.suite(name).columns
+    suite = catalog.suite(name)
+    assert suite.columns or catalog.is_paper_table(name)
+    assert {c.recipe for c in suite.columns} <= set(catalog.recipes())
+
+
+def test_the_suite_of_a_papers_table_holds_the_recipes_that_measure_it() -> None:
+    table = catalog.paper_table("mugs-table1")
+    asked = {m.recipe for column in table.columns for m in column.measures}
+    suite = catalog.suite("mugs-table1")
+    assert (suite.id, suite.title) == (table.id, table.title)
+    assert {c.recipe for c in suite.columns} == asked & set(catalog.recipes()) and "knn-imagenet1k" in asked
+    assert "mugs-table1" in catalog.paper_tables() and "demo" not in catalog.paper_tables()
+
+
+PAPER_TABLE = """
+title = "t"
+paper = "mugs"
+table = "Table 1"
+stubs = ["method"]
+rows = [{ method = "dino", blank = ["k-NN"] }]
+[[columns]]
+title = "linear"
+protocol = "linear_probe"
+dataset = "imagenet1k"
+metric = "top1"
+measures = [{ recipe = "not-written-yet" }]
+[[columns]]
+title = "k-NN"
+protocol = "knn"
+dataset = "imagenet1k"
+metric = "top1"
+"""
+
+
+def test_a_papers_table_of_ones_own_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(PAPER_TABLE)
+    assert catalog.is_paper_table(str(path))
+    assert [c.title for c in catalog.paper_table(str(path)).columns] == ["linear", "k-NN"]
+    assert catalog.suite(str(path)).columns == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ('title = "k-NN"', 'title = "linear"', "two columns have the same title"),
+        ('blank = ["k-NN"]', 'blank = ["k-NN", "linear"]', "a row is blank in every column"),
+        ('blank = ["k-NN"]', 'blank = ["knn"]', "blank names knn, but the columns are linear, k-NN"),
+        ('method = "dino"', 'methods = "dino"', "unknown key 'rows.0.methods'; did you mean 'method'"),
+        ('stubs = ["method"]', "", "key 'stubs' is missing"),
+        ('title = "t"', 'title = "t"\nid = "x"', "key 'id' is not written in the file"),
+        (
+            "[[columns]]",
+            '[[networks]]\nencoder = "dino-s"\nmethod = "dino"\nwhy = "w"\n[[columns]]',
+            "no encoder named 'dino-s'",
+        ),
+    ],
+)
+def test_a_wrong_table_of_a_paper_is_answered_with_file_key_and_what_is_allowed(
+    tmp_path: Path, before: str, after: str, said: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    assert before in PAPER_TABLE
+    path.write_text(PAPER_TABLE.replace(before, after, 1))
+    with pytest.raises(CatalogError) as caught:
+        catalog.paper_table(str(path))
+    assert str(path) in str(caught.value) and said in str(caught.value)
+
+
+def test_an_encoder_is_found_by_the_number_that_a_paper_prints_for_it() -> None:
+    rows = {(r["paper"], r["table"], r["method"], r["value"]): r for r in catalog.papers()}
+    assert catalog.encoder_of(rows["mugs", "Table 1", "dino", "78.2"]) == "dino-b16"
+    assert catalog.encoder_of(rows["mugs", "Table 1", "simclr", "69.3"]) == ""
 
 
 def test_a_recipe_file_of_ones_own_is_read(tmp_path: Path) -> None:

@@ -196,13 +196,11 @@ class Block(nn.Module):
         self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
 
     def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        """(B, T, D) -> (B, T, D); without gradients x itself is changed and returned."""
         x = _plus(x, self.drop_path(self.ls1(self.attn(self.norm1(x), geometry))))
         return _plus(x, self.drop_path(self.ls2(self.mlp(self.norm2(x)))))
 
 
 def _plus(x: Tensor, branch: Tensor) -> Tensor:
-    """x + branch; without gradients into the branch's own memory, since fresh memory costs more than the sum."""
-    if branch.requires_grad or branch.dtype != x.dtype:
-        return x + branch
-    return branch.add_(x)
+    """x + branch; without gradients into x's own memory, since fresh memory costs more than the sum."""
+    return x + branch if x.requires_grad or branch.requires_grad else x.add_(branch)

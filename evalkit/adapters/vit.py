@@ -199,7 +199,7 @@ class VisionTransformer(nn.Module):
         for i in range(max(blocks) + 1):
             x = self.blocks[i](x, geometry)
             if i in blocks:
-                found[i] = x
+                found[i] = x if i == max(blocks) else x.clone()  # the next block writes into x
         return [self.final(found[b]) if n else found[b] for b, n in zip(blocks, norm, strict=True)]
 
     def attention(self, images: Tensor, queries: Sequence[int]) -> Tensor:

@@ -92,3 +92,10 @@ def test_records_that_differ_only_in_seed_are_counted_in_a_note(tmp_path: Path) 
     found = table.build(SUITE, tmp_path)
     assert found.rows["one"][0].value == pytest.approx(60)
     assert any("one: the newest of 2 records" in n for n in found.notes)
+
+
+def test_a_unit_that_is_no_percentage_has_three_decimals(tmp_path: Path) -> None:
+    score = {"name": "top1@k=10", "value": 0.1234, "n": 5, "low": 0.1, "high": 0.11, "unit": "variance", "note": ""}
+    put(tmp_path, "one", scores=(score,))
+    text = table.markdown(table.build(SUITE, tmp_path))
+    assert "| encoder | k-NN (variance) |" in text and "**0.123 ± 0.005**" in text

@@ -32,6 +32,10 @@ class FakeFeatures:
     def get(self, part, block=-1):
         return self.rows[part] * (10 + block) / 9
 
+    def at(self, positions):
+        rows = torch.as_tensor(positions)
+        return FakeFeatures({part: of[rows] for part, of in self.rows.items()}, self.labels[rows], self.groups[rows])
+
 
 def features(labels, cls=None, mean=None, groups=None):
     """Features of labelled images; without `cls` every class is a corner of a cube: perfect features."""
@@ -61,6 +65,7 @@ class Memory:
 @dataclass
 class FakeDataset:
     labels: torch.Tensor
+    groups: torch.Tensor
 
     def __len__(self):
         return len(self.labels)
@@ -68,7 +73,7 @@ class FakeDataset:
     def __getitem__(self, index):
         if index >= len(self):
             raise IndexError(index)
-        return Sample(str(index), str(index), int(self.labels[index]))
+        return Sample(str(index), str(int(self.groups[index])), int(self.labels[index]))
 
 
 class FakeEncoder:
@@ -106,11 +111,13 @@ class FakeJob:
         self.encoder = self.encoder or FakeEncoder(self.train.rows["cls"].shape[1])
 
     def dataset(self, role):
-        return FakeDataset((self.train if role == "train" else self.test).labels)
+        given = self.train if role == "train" else self.test
+        return FakeDataset(given.labels, given.groups)
 
-    def features(self, role, *, blocks=(-1,), norm=True, parts=("cls",)):
+    def features(self, role, *, blocks=(-1,), norm=True, parts=("cls",), positions=None):
         self.asked.append((role, tuple(blocks), norm, tuple(parts)))
-        return self.train if role == "train" else self.test
+        given = self.train if role == "train" else self.test
+        return given if positions is None else given.at(positions)
 
     def stream(self, role, augmentation, *, epochs, batch_size, first_epoch=0):
         self.augmentation = augmentation
