@@ -1044,6 +1044,7 @@ def write_all(folder: Path) -> None:
 
 def read_all(folder: Path) -> None:
     """Reads each, in this process, and says what happened. cpu: seconds of this process. peak: its memory in bytes."""
+    from evalkit import records
     from evalkit.adapters import files
     from evalkit.errors import CheckpointError
 
@@ -1056,7 +1057,7 @@ def read_all(folder: Path) -> None:
             ours, kind, says = False, "nothing", "it was read"
         except BaseException as error:  # noqa: BLE001 - also what no test would expect
             ours, kind, says = isinstance(error, CheckpointError), type(error).__name__, str(error)
-        cpu, peak = time.process_time() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        cpu, peak = time.process_time() - begin, records.peak_memory()
         print(
             json.dumps({"name": name, "ours": ours, "kind": kind, "says": says, "cpu": cpu, "peak": peak}), flush=True
         )
