@@ -15,13 +15,13 @@ import os
 import re
 import tomllib
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from evalkit.errors import CatalogError, CheckpointError, NotFetched, UnknownName
-from evalkit.types import Manifest, PublishedAs, Recipe, Suite
+from evalkit.types import Column, Manifest, PaperTable, PublishedAs, Recipe, Suite
 from evalkit.validation import parse
 
 _NOT_MEASURED = {"title", "published", "source", "digest"}
@@ -204,14 +204,15 @@ def _check_address(found: Manifest, path: Path) -> None:
 
 
 @cache
-def _papers() -> tuple[dict[str, str], ...]:
+def papers() -> tuple[Mapping[str, str], ...]:
+    """All rows of reports/published/papers.csv, in the file's order."""
     with (root() / "reports" / "published" / "papers.csv").open(encoding="utf-8", newline="") as file:
         return tuple(csv.DictReader(file))
 
 
-def published(selector: PublishedAs) -> list[dict[str, str]]:
+def published(selector: PublishedAs) -> list[Mapping[str, str]]:
     """The rows of reports/published/papers.csv that a manifest's `published_as` selects, in the file's order."""
-    return [row for row in _papers() if _selects(selector, row)]
+    return [row for row in papers() if _selects(selector, row)]
 
 
 def _selects(selector: PublishedAs, row: Mapping[str, str]) -> bool:
@@ -220,17 +221,74 @@ def _selects(selector: PublishedAs, row: Mapping[str, str]) -> bool:
     return same and all(not allowed or row[key] in allowed for key, allowed in among.items())
 
 
+@cache
+def printed_encoders() -> tuple[tuple[str, PublishedAs], ...]:
+    """Ids of the encoders that papers print numbers of, each with the rows that are its own."""
+    found = ((m.id, m.published_as) for m in map(manifest, manifests()))
+    return tuple((name, selector) for name, selector in found if selector is not None)
+
+
+def encoder_of(row: Mapping[str, str]) -> str:
+    """The encoder in the zoo whose number a row of papers.csv is, by `published_as`; "" where there is none."""
+    return next((name for name, selector in printed_encoders() if _selects(selector, row)), "")
+
+
 def suite(name: str) -> Suite:
-    """The suite of this id, or of this file; every recipe and encoder that it names must exist."""
+    """The suite of this id, or of this file; every recipe and encoder that it names must exist.
+
+    The suite of a paper's table has a column for each recipe that measures some of it and exists.
+    """
     path, content = _read("suite", name, "protocols/suites")
     _refuse(path, content, "id")
+    if "paper" in content:
+        return _as_suite(paper_table(name))
     found = parse(Suite, content | {"id": path.stem}, str(path))
     for column in found.columns:
         if column.recipe not in recipes():
             raise CatalogError(f"{path}: {UnknownName('recipe', column.recipe, recipes())}")
-    for encoder in found.encoders:
+    _check_encoders(path, found.encoders)
+    return found
+
+
+def _check_encoders(path: Path, encoders: Iterable[str]) -> None:
+    for encoder in encoders:
         if encoder not in manifests():
             raise CatalogError(f"{path}: {UnknownName('encoder', encoder, manifests())}")
+
+
+def _as_suite(table: PaperTable) -> Suite:
+    asked = dict.fromkeys(m.recipe for column in table.columns for m in column.measures)
+    columns = tuple(Column(name) for name in asked if name in recipes())
+    return Suite(table.id, table.title, columns, tuple(dict.fromkeys(n.encoder for n in table.networks)), table.notes)
+
+
+def is_paper_table(name: str) -> bool:
+    """Whether a suite, by id or file, is a table of a paper. Raises UnknownName or CatalogError."""
+    return "paper" in _read("suite", name, "protocols/suites")[1]
+
+
+def paper_tables() -> list[str]:
+    """Ids of the suites that are tables of papers."""
+    return [name for name in suites() if is_paper_table(name)]
+
+
+def paper_table(name: str) -> PaperTable:
+    """The table of a paper, by id or file. Recipes that do not exist yet may be named, encoders may not.
+
+    Raises UnknownName or CatalogError.
+    """
+    path, content = _read("suite", name, "protocols/suites")
+    _refuse(path, content, "id")
+    found = parse(PaperTable, content | {"id": path.stem}, str(path))
+    titles = [column.title for column in found.columns]
+    if len(set(titles)) < len(titles):
+        raise CatalogError(f"{path}: two columns have the same title; they are {', '.join(titles)}")
+    for row in found.rows:
+        if unknown := sorted(set(row.blank) - set(titles)):
+            raise CatalogError(f"{path}: blank names {', '.join(unknown)}, but the columns are {', '.join(titles)}")
+        if set(row.blank) == set(titles):
+            raise CatalogError(f"{path}: a row is blank in every column: leave it out")
+    _check_encoders(path, [network.encoder for network in found.networks])
     return found
 
 

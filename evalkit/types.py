@@ -22,10 +22,12 @@ Box = tuple[float, float, float, float]
 Need = Literal["cls", "patches", "blocks", "projection", "attention"]
 """What a recipe can ask of an encoder."""
 
-Part = Literal["cls", "mean", "patches"]
-"""A representation: class token (N, D); mean of the patch tokens (N, D); all patch tokens (N, h, w, D)."""
+Part = Literal["cls", "mean", "patches", "projection", "bottleneck"]
+"""A representation: class token (N, D); mean of the patch tokens (N, D); all patch tokens (N, h, w, D); output of the
+pretraining head on the last block's class token after the final norm (N, D'), or what enters its last layer (N, D'')."""
 
 Interpolation = Literal["bicubic", "bilinear"]
+Fitting = Literal["again", "cut"]
 Precision = Literal["auto", "fp32", "bf16"]
 Role = Literal["train", "test"]
 
@@ -218,6 +220,24 @@ class Dataset(Protocol):
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What people said of a query's gallery: ids of images that show it plainly, hardly, or so that they do not count."""
+
+    easy: tuple[str, ...]
+    hard: tuple[str, ...]
+    junk: tuple[str, ...]
+
+
+class Judged(Dataset, Protocol):
+    """Queries whose gallery was judged image by image."""
+
+    @property
+    def judgements(self) -> Mapping[str, Judgement]:
+        """By the id of the query."""
+        ...
+
+
+@dataclass(frozen=True)
 class View:
     """How an image becomes a square input: fixed by recipe and manifest together, part of every feature key.
 
@@ -237,13 +257,16 @@ class View:
 class Augmentation:
     """Random views for online training: RandomResizedCrop(size, scale, ratio) and a horizontal flip.
 
-    Defaults are torchvision's, as DINO's eval_linear.py uses them (facebookresearch/dino 7c446df).
+    Defaults are torchvision's, as DINO's eval_linear.py uses them (facebookresearch/dino 7c446df). fitting: what becomes
+    of a drawn crop that is larger than the image: "again" draws another, ten times at most (torchvision); "cut" cuts it
+    down to the image (facebookresearch/mae efb2a80 util/crop.py, after BYOL's).
     """
 
     size: int
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    fitting: Fitting = "again"
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -337,9 +360,16 @@ class Job(Protocol):
     def dataset(self, role: Role) -> Dataset: ...
 
     def features(
-        self, role: Role, *, blocks: Sequence[int] = (-1,), norm: bool = True, parts: Sequence[Part] = ("cls",)
+        self,
+        role: Role,
+        *,
+        blocks: Sequence[int] = (-1,),
+        norm: bool = True,
+        parts: Sequence[Part] = ("cls",),
+        positions: Sequence[int] | None = None,
     ) -> Features:
-        """Stored features of the train or test split under the recipe's view."""
+        """Stored features of the train or test split under the recipe's view. positions: of these samples only, in the
+        order of the split."""
         ...
 
     def stream(
@@ -390,10 +420,21 @@ class Source:
 
 
 @dataclass(frozen=True)
+class LabelledRef:
+    """Which training samples have labels: those of a stored list (`datasets/lists`), or with list "" a seeded share of
+    every class."""
+
+    list: str = ""
+    share: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class DatasetRef:
     """Which data a recipe uses: the dataset module, its folder under the data root, splits by role, and its options.
 
-    shipped: the data travel with evalkit (`mini/`) and need no data root.
+    shipped: the data travel with evalkit (`mini/`) and need no data root. labelled: the part of the training split that
+    is used; None for all of it.
     """
 
     name: str
@@ -402,6 +443,7 @@ class DatasetRef:
     test: str = "test"
     shipped: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
+    labelled: LabelledRef | None = None
 
 
 @dataclass(frozen=True)
@@ -459,4 +501,85 @@ class Suite:
     title: str
     columns: tuple[Column, ...]
     encoders: tuple[str, ...] = ()
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What measures cells of a paper's table: a recipe and one of its scores ("" for the headline).
+
+    methods, archs: of which rows, () for all. variant: parts that the cell's variant must have. score may hold `{k}`: the
+    value of that key in the cell's variant ("cls;k=10"). differs: why the recipe is not what was printed, "" where the
+    two correspond: only then is a difference shown.
+    """
+
+    recipe: str
+    score: str = ""
+    methods: tuple[str, ...] = ()
+    archs: tuple[str, ...] = ()
+    variant: tuple[str, ...] = ()
+    differs: str = ""
+
+
+@dataclass(frozen=True)
+class PaperColumn:
+    """A column of a paper's table: which rows of papers.csv stand in it, and what measures them, the best match first."""
+
+    title: str
+    protocol: str
+    dataset: str
+    metric: str
+    variant: tuple[str, ...] = ()
+    measures: tuple[Measure, ...] = ()
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A row of a paper's table: which rows of papers.csv stand in it.
+
+    method, arch, pretrain_data, pretrain_epochs: None for any. variant: its parts and the column's together are all the
+    parts of a cell's `split_or_variant`. blank: titles of the columns where the paper prints nothing.
+    """
+
+    method: str | None = None
+    arch: str | None = None
+    pretrain_data: str | None = None
+    pretrain_epochs: str | None = None
+    variant: tuple[str, ...] = ()
+    blank: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PaperNetwork:
+    """An encoder of the zoo that stands for cells in place of the one whose `published_as` selects them, and why.
+
+    variant: only for cells whose variant has these parts. certain: it is the paper's network; otherwise no difference is
+    shown.
+    """
+
+    encoder: str
+    method: str
+    why: str
+    variant: tuple[str, ...] = ()
+    certain: bool = False
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """`protocols/suites/<id>.toml` with the key `paper`: a table of a paper in its own layout.
+
+    paper, table: as in reports/published/papers.csv, which alone holds the values. stubs: what labels a row: columns of
+    papers.csv, keys of the variant ("losses"), or "variant" for its words without a value. section: the stub whose value
+    stands above its rows.
+    """
+
+    id: str
+    title: str
+    paper: str
+    table: str
+    stubs: tuple[str, ...]
+    rows: tuple[PaperRow, ...]
+    columns: tuple[PaperColumn, ...]
+    networks: tuple[PaperNetwork, ...] = ()
+    section: str = ""
     notes: str = ""

@@ -111,9 +111,9 @@ def describe(
         typer.echo(text)
     if recorded:
         typer.echo("sha256 is no published one: it was recorded at the first download")
-    if isinstance(found, Manifest):
-        for text in _about_weights(found):
-            typer.echo(text)
+    more = _about_weights(found) if isinstance(found, Manifest) else _about_numbers(found)
+    for text in more:
+        typer.echo(text)
 
 
 def _about_weights(manifest: Manifest) -> Iterator[str]:
@@ -121,7 +121,7 @@ def _about_weights(manifest: Manifest) -> Iterator[str]:
     yield f"weights: {_state(manifest)}"
     if manifest.published_as is None:
         return
-    tables: dict[tuple[str, str], list[dict[str, str]]] = {}
+    tables: dict[tuple[str, str], list[Mapping[str, str]]] = {}
     for row in catalog.published(manifest.published_as):
         tables.setdefault((row["paper"], row["table"]), []).append(row)
     count = sum(map(len, tables.values()))
@@ -130,6 +130,29 @@ def _about_weights(manifest: Manifest) -> Iterator[str]:
         yield f"  {paper}, {table}:"
         for row in rows:
             yield "    " + _number(row)
+
+
+def _about_numbers(found: Recipe | Suite) -> Iterator[str]:
+    """The numbers that papers print for a recipe, by paper and table, as the tables of protocols/suites link them."""
+    if isinstance(found, Suite):
+        if found.id in catalog.suites() and catalog.is_paper_table(found.id):
+            yield f"printed beside measured values by: evalkit table {found.id}"
+        return
+    from evalkit.reporting import printed
+
+    tables: dict[tuple[str, str, str, str], list[str]] = {}
+    for table, measure, score, row in printed.links(found.id):
+        what = ", ".join(row[k] for k in ("method", "arch", "pretrain_data", "pretrain_epochs") if row[k])
+        key = (table.paper, table.table, table.id, measure.differs)
+        beside = f"; beside it {score}" if score else ""
+        tables.setdefault(key, []).append(f"    {what}: {_number(row)}{beside}")
+    if tables:
+        yield f"published numbers ({sum(map(len, tables.values()))} rows of reports/published/papers.csv):"
+    for (paper, table_name, suite, differs), lines in tables.items():
+        yield f"  {paper}, {table_name} (evalkit table {suite})" + (
+            f", no difference is shown: {differs}" if differs else ""
+        )
+        yield from lines
 
 
 def _number(row: Mapping[str, str]) -> str:

@@ -1,10 +1,10 @@
-"""`evalkit table`: a suite's comparison table from records."""
+"""`evalkit table`: a suite's comparison table from records, or a paper's table with what was measured here beside it."""
 
 from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,8 @@ from evalkit import catalog
 from evalkit.cli.measure import complete_suite
 
 if TYPE_CHECKING:
-    from evalkit.reporting.table import Table
+    from evalkit.reporting.paper import PaperSheet
+    from evalkit.reporting.table import Cell, Table
 
 
 class Format(enum.StrEnum):
@@ -30,32 +31,79 @@ def table(
     limit: Annotated[int | None, typer.Option(help="The table of what was measured with this --limit.")] = None,
     write: Annotated[bool, typer.Option(help="Also write tables/SUITE.md and .csv into the records' folder.")] = False,
 ) -> None:
-    """Print the comparison table of a suite: rows encoders, columns recipes, each cell value and half its 95 % interval."""
+    """Print the comparison table of a suite: rows encoders, columns recipes, each cell value and half its 95 % interval.
+
+    A paper's table (mugs-table1 ...) has the paper's rows and columns, and in each cell the printed value beside ours.
+    """
+    from evalkit.reporting import paper, paper_formats
     from evalkit.reporting import table as tables
 
-    found = tables.build(catalog.suite(suite), out, limit=limit)
-    if format_ is None:
-        _draw(found)
+    found: Any
+    formats: Any
+    draw: Any
+    if catalog.is_paper_table(suite):
+        found, formats, draw = paper.build(catalog.paper_table(suite), out, limit=limit), paper_formats.FORMATS, _papers
     else:
-        typer.echo(tables.FORMATS[format_.value](found), nl=False)
+        found, formats, draw = tables.build(catalog.suite(suite), out, limit=limit), tables.FORMATS, _draw
+    if format_ is None:
+        draw(found)
+    else:
+        typer.echo(formats[format_.value](found), nl=False)
     if write:
         name = Path(suite).stem + ("" if limit is None else f".limit-{limit}")
-        tables.write(found, out / "tables", name)
+        tables.write({suffix: formats[suffix](found) for suffix in ("md", "csv")}, out / "tables", name)
         typer.echo(f"records: {out}/   table: {out}/tables/{name}.md and .csv", err=True)
+
+
+WIDE = 8
+"""Columns that a terminal has room for; a wider table is drawn with its encoders as columns."""
 
 
 def _draw(table: Table) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table as Drawn
 
     drawn = Drawn(title=table.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    drawn.add_column("encoder", overflow="fold")
-    for title, unit in table.columns:
-        drawn.add_column(f"{title}\n({unit})" if unit else title, justify="right")
-    for encoder, row in table.rows.items():
-        drawn.add_row(encoder, *(f"[bold green]{c.plain()}[/]" if c.best else c.plain() for c in row))
+    heads = [f"{title}\n({unit})" if unit else title for title, unit in table.columns]
+    corner, names, grid = "encoder", list(table.rows), [[_marked(cell) for cell in row] for row in table.rows.values()]
+    if len(heads) > WIDE:
+        flat = [head.replace("\n", " ") for head in heads]
+        corner, heads, names, grid = "", names, flat, [list(column) for column in zip(*grid, strict=True)]
+    drawn.add_column(corner, overflow="fold")
+    for head in heads:
+        drawn.add_column(head, justify="right", overflow="fold")
+    for name, row in zip(names, grid, strict=True):
+        drawn.add_row(name, *row)
+    _show(drawn, table.notes)
+
+
+def _marked(cell: Cell) -> str:
+    return f"[bold green]{cell.plain()}[/]" if cell.best else cell.plain()
+
+
+def _papers(sheet: PaperSheet) -> None:
+    from rich import box
+    from rich.table import Table as Drawn
+    from rich.text import Text
+
+    from evalkit.reporting import paper_formats
+
+    drawn = Drawn(title=sheet.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for i, head in enumerate(paper_formats.heads(sheet)):
+        drawn.add_column(head, justify="left" if i < len(sheet.stubs) else "right", overflow="fold")
+    for section, lines in paper_formats.sections(sheet):
+        if section:
+            drawn.add_row(Text(section, style="bold"))
+        for line in lines:
+            drawn.add_row(*line.labels, *(Text(paper_formats.text(c)) for c in line.cells))
+        drawn.add_section()
+    _show(drawn, paper_formats.footing(sheet))
+
+
+def _show(drawn: Any, notes: Any) -> None:
+    from rich.console import Console
+
     console = Console()
     console.print(drawn)
-    for note in table.notes:
-        console.print(f"  {note}", style="dim", highlight=False)
+    for note in notes:
+        console.print(f"  {note}", style="dim", highlight=False, markup=False)

@@ -87,13 +87,17 @@ def _candidates(
 
 
 def open_dataset(ref: DatasetRef, role: Role, path: Path) -> Dataset:
-    """The split of a recipe's data that has this role, read from `path`.
+    """The split of a recipe's data that has this role, read from `path`; of the training split the part with labels.
 
     Raises CatalogError for wrong options, DatasetError (MissingFiles) where the files are not what the layout says.
     """
     split = ref.train if role == "train" else ref.test
     dataset: Dataset = module(ref.name).open(path, split, configure(ref))
-    return dataset
+    if role == "test" or ref.labelled is None:
+        return dataset
+    from evalkit.datasets.labelled import Labelled
+
+    return Labelled(dataset, ref.labelled)
 
 
 def configure(ref: DatasetRef) -> Any:

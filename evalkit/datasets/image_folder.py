@@ -11,38 +11,81 @@ folder: both would change the number without a word. What is called an image is 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.datasets import images
 from evalkit.datasets.files import Tree
 from evalkit.datasets.listing import Listing, Photos
-from evalkit.errors import DatasetError, MissingFiles
+from evalkit.errors import DatasetError, MissingFiles, UnknownName
 from evalkit.types import Dataset, Sample
 
+_WHOLE = ("imagenet1k", "imagenet-1k", "ImageNet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
 ALIASES = {
-    "imagenet": ("imagenet1k", "imagenet-1k", "ImageNet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC"),
-    "imagenet100": ("imagenet-100", "ImageNet100"),
+    "imagenet": _WHOLE,
+    "imagenet100": ("imagenet-100", "ImageNet100", "imagenet", *_WHOLE),
+    "imagenet10": ("imagenet-10", "ImageNet10", "imagenet", *_WHOLE),
 }
+LISTS = Path(__file__).parent / "lists"
 LAYOUT = "  <root>/<split>/<class>/*.jpg, for example train/cat/001.jpg and test/cat/002.jpg"
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Config:
-    """labels_from: the split whose class folders define the labels; "train" as in torchvision's use of the layout."""
+    """labels_from: the split whose class folders define the labels; "train" as in torchvision's use of the layout.
+
+    classes: the name of a list of classes in `lists/`, "" for all that there are. Raises UnknownName for another name.
+    """
 
     labels_from: str = "train"
+    classes: str = ""
+
+    def __post_init__(self) -> None:
+        if self.classes and self.classes not in class_lists():
+            raise UnknownName("list of classes", self.classes, class_lists())
+
+
+def class_lists() -> list[str]:
+    """Names of the lists that `classes` may name."""
+    return sorted(path.stem for path in LISTS.glob("*.txt"))
+
+
+def class_list(name: str) -> tuple[str, ...]:
+    """The class folders that a list names, sorted. Raises UnknownName."""
+    if name not in class_lists():
+        raise UnknownName("list of classes", name, class_lists())
+    lines = (LISTS / f"{name}.txt").read_text("utf-8").splitlines()
+    return tuple(sorted(line.strip() for line in lines if line.strip() and not line.startswith("#")))
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:
     """The images of one split, sorted by class, then by path; each is its own group, its id the path below the split.
 
-    Raises MissingFiles where the split is absent, DatasetError where class folders are empty, unknown to the split that
-    defines the labels, or missing altogether.
+    Raises MissingFiles where the split, or a class of the list, is absent, DatasetError where class folders are empty,
+    unknown to the split that defines the labels, or missing altogether.
     """
     tree = Tree.open(root).rooted((split, config.labels_from))
-    return listing("image_folder", tree, split, config.labels_from)
+    if not config.classes:
+        return listing("image_folder", tree, split, config.labels_from)
+    return _subset(tree, split, config)
+
+
+def _subset(tree: Tree, split: str, config: Config) -> Listing:
+    """The classes of a list, whatever other folders there are."""
+    _require_split(tree, split)
+    classes = class_list(config.classes)
+    absent = sorted(set(classes) - set(tree.folders(split)))
+    if absent:
+        shown = ", ".join(absent[:10]) + (" ..." if len(absent) > 10 else "")
+        raise MissingFiles(
+            f"{tree}: the split {split!r} lacks {len(absent)} of the {len(classes)} class folders of {config.classes}: "
+            f"{shown}.\nExpected:\n{LAYOUT}"
+        )
+    by_class = _by_class(tree, split, classes)
+    samples = _samples(by_class, {folder: label for label, folder in enumerate(classes)})
+    return Listing("image_folder", split, classes, samples, Photos(tree.within(split)), {"classes_of": config.classes})
 
 
 def listing(name: str, tree: Tree, split: str, labels_from: str) -> Listing:
@@ -50,15 +93,18 @@ def listing(name: str, tree: Tree, split: str, labels_from: str) -> Listing:
     _require_split(tree, split)
     _require_split(tree, labels_from)
     classes = tuple(tree.folders(labels_from))
-    by_class = _by_class(tree, split)
+    by_class = _by_class(tree, split, tree.folders(split))
     strange = sorted(set(by_class) - set(classes))
     if strange:
         raise DatasetError(
             f"{tree}: the split {split!r} has {len(strange)} classes that {labels_from!r} lacks: {', '.join(strange)}"
         )
-    labels = {folder: label for label, folder in enumerate(classes)}
-    samples = tuple(Sample(path, path, labels[folder]) for folder, paths in by_class.items() for path in paths)
+    samples = _samples(by_class, {folder: label for label, folder in enumerate(classes)})
     return Listing(name, split, classes, samples, Photos(tree.within(split)), {"labels_from": labels_from})
+
+
+def _samples(by_class: dict[str, list[str]], labels: dict[str, int]) -> tuple[Sample, ...]:
+    return tuple(Sample(path, path, labels[folder]) for folder, paths in by_class.items() for path in paths)
 
 
 def verify(root: Path) -> list[str]:
@@ -86,15 +132,20 @@ def _absent(tree: Tree, split: str) -> str:
     return f"{tree} has no split {split!r}; there: {there}.\nExpected:\n{LAYOUT}"
 
 
-def _by_class(tree: Tree, split: str) -> dict[str, list[str]]:
-    """Paths below the split by class folder, both sorted. Raises DatasetError for what would be lost silently."""
-    folders = tree.folders(split)
+def _by_class(tree: Tree, split: str, folders: Collection[str]) -> dict[str, list[str]]:
+    """Paths below the split by class folder, both sorted; images of other folders are left out.
+
+    Raises DatasetError for what would be lost silently.
+    """
     found: dict[str, list[str]] = {folder: [] for folder in folders}
     loose: list[str] = []
     for name in tree.names(images.SUFFIXES, under=split):
         path = name[len(split) + 1 :]
         folder, _, rest = path.partition("/")
-        (found[folder] if rest else loose).append(path)
+        if not rest:
+            loose.append(path)
+        elif folder in found:
+            found[folder].append(path)
     if loose:
         raise DatasetError(
             f"{tree}: {len(loose):,} images of the split {split!r} lie in no class folder, the first is {loose[0]}; "

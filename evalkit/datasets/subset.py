@@ -1,14 +1,15 @@
-"""At most so many samples of a data set, evenly spread: what `--limit` measures on."""
+"""Some samples of a data set: at most so many, evenly spread, as `--limit` measures on, or those at given positions."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import UsageError
-from evalkit.types import Dataset, Sample
+from evalkit.types import Dataset, Judgement, Sample
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 class Subset:
     """At most `limit` samples of `whole`, each label in proportion, in the order of `whole`; itself a `Dataset`.
 
-    The choice depends on the labels and their order alone. Raises UsageError for a limit below 1.
+    The choice depends on the labels and their order alone. chosen: positions in `whole`, ascending, where it is not left
+    to the limit (see `picked`). Raises UsageError for a limit below 1.
     """
 
     whole: Dataset
     limit: int
+    chosen: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.limit < 1:
@@ -31,6 +34,8 @@ class Subset:
     @cached_property
     def indices(self) -> tuple[int, ...]:
         """Positions in `whole`, ascending."""
+        if self.chosen is not None:
+            return self.chosen
         count = len(self.whole)
         # By label first: a plain stride over labels in turn (0, 1, 2, 0, ...) could meet one class only.
         order = sorted(range(count), key=lambda index: self.whole[index].label)
@@ -69,6 +74,12 @@ class Subset:
         """As the whole."""
         return self.whole.image(group)
 
+    @property
+    def judgements(self) -> Mapping[str, Judgement]:
+        """Of the whole, where it has any: they name images by id. Raises AttributeError where it has none."""
+        found: Mapping[str, Judgement] = self.whole.judgements  # type: ignore[attr-defined]
+        return found
+
     def describe(self) -> dict[str, Any]:
         """Of the whole, with the counts of the samples taken."""
         samples = [self[index] for index in range(len(self))]
@@ -82,3 +93,9 @@ class Subset:
             "limit": self.limit,
             "samples_of_whole": len(self.whole),
         }
+
+
+def picked(whole: Dataset, positions: Iterable[int]) -> Subset:
+    """The samples at these positions, in the order of `whole`. Raises UsageError for none."""
+    chosen = tuple(sorted(positions))
+    return Subset(whole, len(chosen), chosen)

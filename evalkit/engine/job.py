@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evalkit.datasets.subset import picked
 from evalkit.errors import StoreError
 from evalkit.features.decoding import Broken
 from evalkit.features.extract import ExtractOptions, extract
@@ -43,13 +44,20 @@ class LocalJob:
         return self.datasets[role]
 
     def features(
-        self, role: Role, *, blocks: Sequence[int] = (-1,), norm: bool = True, parts: Sequence[Part] = ("cls",)
+        self,
+        role: Role,
+        *,
+        blocks: Sequence[int] = (-1,),
+        norm: bool = True,
+        parts: Sequence[Part] = ("cls",),
+        positions: Sequence[int] | None = None,
     ) -> Features:
         """Stored features, computed now where the store lacks them."""
         request = Request(parts=tuple(parts), blocks=tuple(blocks), norm=norm)
-        found = extract(self.encoder, self.datasets[role], self.view, request, options=self.options)
+        dataset = self.datasets[role] if positions is None else picked(self.datasets[role], positions)
+        found = extract(self.encoder, dataset, self.view, request, options=self.options)
         if found.skipped:
-            self.skipped[role] = list(found.skipped)
+            self.skipped[role] = list(dict.fromkeys([*self.skipped.get(role, ()), *found.skipped]))
         return found
 
     def stream(
@@ -58,12 +66,14 @@ class LocalJob:
         """Augmented batches of a split; what cannot be decoded is refused, or left out and put on record."""
         dataset = self.datasets[role]
         broken = Broken(dataset, self.options.skip_broken)
-        yield from stream(
-            dataset, augmentation, epochs=epochs, batch_size=batch_size, first_epoch=first_epoch,
-            seed=self.seed, device=self.device, workers=self.options.workers, broken=broken,
-        )  # fmt: skip
-        if broken.positions:
-            self.skipped[role] = [dataset[position].id for position in sorted(set(broken.positions))]
+        try:
+            yield from stream(
+                dataset, augmentation, epochs=epochs, batch_size=batch_size, first_epoch=first_epoch,
+                seed=self.seed, device=self.device, workers=self.options.workers, broken=broken,
+            )  # fmt: skip
+        finally:  # whoever has seen enough closes the stream early
+            if broken.positions:
+                self.skipped[role] = [dataset[position].id for position in sorted(set(broken.positions))]
 
     def encode(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> tuple[Tokens, ...]:
         """The encoder's tokens in the job's precision, without gradients."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from evalkit.errors import BrokenImage, FeatureError, UsageError
 from evalkit.features import decoding, shards
-from evalkit.features.forward import Forward, check_finite, pipelined
+from evalkit.features.forward import Forward, check_finite, pipelined, width
 from evalkit.features.key import Key, PatchDtype, Request, key_of, samples_digest
 from evalkit.features.store import FeatureStore, Origin, default_budget
 from evalkit.features.stored import (
@@ -129,13 +129,14 @@ class Plan:
         """fp32 or bf16."""
         return resolve_precision(self.options.precision, self.device)
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Size of one image's features as stored."""
-        spec = self.encoder.spec
-        tokens = (self.view.size // spec.patch) ** 2 * (2 if self.options.patches_dtype == "float16" else 4)
-        values = sum(tokens if part == "patches" else 4 for part in self.request.parts)
-        return values * spec.dim * len(self.request.blocks)
+        tokens = (self.view.size // self.encoder.spec.patch) ** 2 * (
+            2 if self.options.patches_dtype == "float16" else 4
+        )
+        size = {part: tokens if part == "patches" else 4 for part in self.request.parts}
+        return sum(size[part] * width(self.encoder, part) for part in size) * len(self.request.blocks)
 
     @property
     def bytes(self) -> int:

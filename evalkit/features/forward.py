@@ -1,7 +1,8 @@
 """One pass of a batch through the encoder, giving every part and block that was asked for.
 
-Pooled parts are float32; the mean of patch tokens is taken in float32 whatever the compute precision. Results are
-fetched one batch late on a GPU, so that it never waits for the copy.
+Pooled parts are float32; the mean of patch tokens is taken in float32 whatever the compute precision; the pretraining
+head runs in float32 on the class token as it is stored, so that its output can be had from stored features too. Results
+are fetched one batch late on a GPU, so that it never waits for the copy.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from evalkit.errors import FeatureError, Unsupported
+from evalkit.errors import FeatureError, NoProjection, Unsupported
 from evalkit.features import view as views
 from evalkit.features.decoding import Pack
-from evalkit.features.key import PatchDtype, Request
+from evalkit.features.key import PROJECTED, PatchDtype, Request
 from evalkit.features.stored import Rows
 from evalkit.types import Encoder, Part, Precision, Tokens, View
 
@@ -69,6 +70,8 @@ class Forward:
             count, height, width, _ = tokens.patches.shape
             grids = torch.tensor([[height, width]], dtype=torch.int32).expand(count, 2)
             return {f"patches.{block}": tokens.patches.flatten(0, 2).to(self._stored), "grids": grids}
+        if part in PROJECTED:
+            return {f"{part}.{block}": project(self.encoder, tokens.cls, part)}
         if tokens.cls is None:
             raise Unsupported(
                 f"{self.encoder.spec.id} has no class token in block {block}; use the mean of its patches"
@@ -80,12 +83,36 @@ class Forward:
         for part in self.request.parts:
             kind = self._stored if part == "patches" else torch.float32
             for block in self.request.blocks:
-                rows[f"{part}.{block}"] = torch.empty((0, self.encoder.spec.dim), dtype=kind)
+                rows[f"{part}.{block}"] = torch.empty((0, width(self.encoder, part)), dtype=kind)
         return rows | ({"grids": torch.empty((0, 2), dtype=torch.int32)} if "patches" in self.request.parts else {})
 
     @property
     def _stored(self) -> torch.dtype:
         return torch.float16 if self.patches == "float16" else torch.float32
+
+
+def project(encoder: Encoder, cls: Tensor | None, part: Part) -> Tensor:
+    """(B, D') float32: output or bottleneck of the pretraining head on class tokens (B, D) of the last block after the
+    final norm, in float32 whatever the caller's arithmetic. part: "projection" or "bottleneck". Raises NoProjection."""
+    if cls is None:
+        raise NoProjection(f"{encoder.spec.id} has no class token for a pretraining head to read")
+    at: Literal["output", "bottleneck"] = "bottleneck" if part == "bottleneck" else "output"
+    with torch.no_grad(), torch.autocast(cls.device.type, enabled=False):
+        tokens = Tokens(cls.float(), cls.new_zeros((len(cls), 1, 1, cls.shape[1]), dtype=torch.float32))
+        return encoder.project(tokens, at).float()
+
+
+def width(encoder: Encoder, part: Part) -> int:
+    """Values per token, or per image, of a part; that of the head is asked of the head. Raises NoProjection."""
+    if part not in PROJECTED:
+        return encoder.spec.dim
+    return project(encoder, torch.zeros((1, encoder.spec.dim), device=_device(encoder)), part).shape[1]
+
+
+def _device(encoder: Encoder) -> torch.device:
+    """Where the weights lie; the contract has no word for it."""
+    first = next(iter(encoder.parameters()), None) if isinstance(encoder, nn.Module) else None
+    return torch.device("cpu") if first is None else first.device
 
 
 def pipelined(forward: Forward, packs: Iterable[Pack]) -> Iterator[tuple[Pack, Rows]]:

@@ -18,7 +18,10 @@ from evalkit.types import Dataset, EncoderSpec, Part, View
 FORMAT = 1
 """Version of the layout on disk and of the arithmetic before and after the encoder; raised when either changes."""
 
-PARTS: tuple[Part, ...] = ("cls", "mean", "patches")
+PARTS: tuple[Part, ...] = ("cls", "mean", "patches", "projection", "bottleneck")
+
+PROJECTED: tuple[Part, ...] = ("projection", "bottleneck")
+"""Parts that the pretraining head makes: of the last block after the final norm, the only tokens that it was trained on."""
 
 PatchDtype = Literal["float16", "float32"]
 
@@ -40,8 +43,8 @@ class Request:
         0.
 
         Blocks that the depth does not hold stay as they are: the encoder decides. Raises UsageError for an empty or
-        unknown part, no block, a count of flags that is not the count of blocks, or one block asked both with and
-        without norm.
+        unknown part, no block, a count of flags that is not the count of blocks, one block asked both with and
+        without norm, or a projection of anything but the last block with its norm.
         """
         unknown = [part for part in self.parts if part not in PARTS]
         if unknown or not self.parts or not self.blocks:
@@ -53,6 +56,8 @@ class Request:
         blocks, flags = tuple(block for block, _ in pairs), tuple(flag for _, flag in pairs)
         if len(set(blocks)) < len(blocks):
             raise UsageError(f"a block is asked both with and without the final norm: {self}; make two requests")
+        if set(PROJECTED) & set(self.parts) and pairs != [(depth - 1, True)]:
+            raise UsageError(f"the pretraining head reads the last block after the final norm and no other; got {self}")
         return Request(tuple(part for part in PARTS if part in self.parts), blocks, flags)
 
     def flags(self) -> tuple[bool, ...]:

@@ -1,8 +1,8 @@
 """Reading features: rows from mapped shards on disk, or from shards in memory; grids may differ from image to image.
 
-A shard holds `cls.<block>` and `mean.<block>` (rows, D) float32, and for patch tokens `patches.<block>` (tokens, D)
-flat, `grids` (rows, 2) int32 (h, w) and `offsets` (rows + 1) int64: the tokens of row i are offsets[i] to offsets[i +
-1], in reading order.
+A shard holds `cls.<block>`, `mean.<block>`, `projection.<block>` and `bottleneck.<block>` (rows, D) float32, each of
+its own width, and for patch tokens `patches.<block>` (tokens, D) flat, `grids` (rows, 2) int32 (h, w) and `offsets`
+(rows + 1) int64: the tokens of row i are offsets[i] to offsets[i + 1], in reading order.
 """
 
 from __future__ import annotations

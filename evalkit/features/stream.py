@@ -141,8 +141,8 @@ def random_crop(
 ) -> tuple[int, int, int, int]:
     """(left, top, width, height) in pixels inside an image of `size` (width, height).
 
-    Area share uniform in `scale`, aspect log-uniform in `ratio`. Where no draw fits, the largest central crop whose
-    aspect lies in `ratio`.
+    Area share uniform in `scale`, aspect log-uniform in `ratio`. Fitting "again": where no draw fits, the largest central
+    crop whose aspect lies in `ratio`; "cut": the first draw, cut down to the image.
     """
     width, height = size
     low, high = augmentation.ratio
@@ -150,6 +150,8 @@ def random_crop(
         area = width * height * draws.uniform(*augmentation.scale)
         aspect = math.exp(draws.uniform(math.log(low), math.log(high)))
         across, down = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if augmentation.fitting == "cut":
+            across, down = min(max(across, 1), width), min(max(down, 1), height)
         if 0 < across <= width and 0 < down <= height:
             left, top = int(draws.integers(width - across + 1)), int(draws.integers(height - down + 1))
             return left, top, across, down

@@ -68,6 +68,19 @@ def apply(image: Image, box: Box | None, view: View) -> Tensor:
     return to_tensor(square)
 
 
+def thumbnail(image: Image, box: Box | None, side: int) -> Tensor:
+    """An input of its own shape: (3, h, w) uint8 whose longer side is at most `side` pixels; smaller images stay.
+
+    The box is cut out first. Pillow's `thumbnail` with Lanczos, as the landmark scripts use it (facebookresearch/dino
+    7c446df, eval_image_retrieval.py:68, where the filter has its old name ANTIALIAS). Raises FeatureError as `apply`.
+    """
+    if image.mode != "RGB":
+        raise FeatureError(f"an image came in mode {image.mode}; datasets give RGB")
+    region = image.copy() if box is None else cut(image, box)
+    region.thumbnail((side, side), Resampling.LANCZOS)
+    return to_tensor(region)
+
+
 def cut(image: Image, box: Box) -> Image:
     """The region of a box, in whole pixels: corners round to the nearest (halves to even), at least one pixel each way.
 

@@ -4,21 +4,27 @@ What:   H heads that differ in learning rate (and weight decay) share one input,
         in one (H x C, D) matrix: a step is one product for the logits, a softmax, one product for the gradient, and one
         pass over the weights. The gradient of the mean cross-entropy is known in closed form; no autograd runs.
 Source: softmax regression as in DINO's, iBOT's and DINOv2's linear probes: SGD with momentum 0.9 (PyTorch's form:
-        m <- 0.9 m + g, w <- w - rate m; the rate is outside of m), weights N(0, 0.01), bias 0.
+        m <- 0.9 m + g, w <- w - rate m; the rate is outside of m), weights N(0, 0.01), bias 0. MAE's probe puts a batch
+        norm in front and steps by LARS (see `norm` and `lars`).
 How:    every head of a stack starts from the same draw, so that they differ by their rate alone. A head that overflows
         keeps its infinities in its own columns: the others are untouched, and `alive` tells them apart.
-Expect: the weights of H separate `nn.Linear` with H `torch.optim.SGD`, within rounding (bench/linear.py).
+Expect: the weights of H separate `nn.Linear` with H optimisers, within rounding (bench/linear.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from evalkit.errors import UsageError
+from evalkit.probing import lars
+from evalkit.probing.norm import BatchNorm
+
+Optimiser = Literal["sgd", "lars"]
 
 INIT_STD = 0.01
 """Standard deviation of the first weights (facebookresearch/dino 7c446df, eval_linear.py)."""
@@ -34,7 +40,8 @@ class Heads:
 
     init: (D, C) float32 or float64, on the device to train on; copied for each head. rates: peak learning rates, one
     per head, as applied (already scaled by the batch). momentum: in [0, 1). weight_decay: of the weights and the
-    bias, one for all heads or one per head. Raises UsageError for values that cannot be.
+    bias (of the weights alone under "lars"), one for all heads or one per head. norm: what the features pass through
+    first, shared by the heads; it learns with them. Raises UsageError for values that cannot be.
     """
 
     def __init__(
@@ -44,11 +51,15 @@ class Heads:
         *,
         momentum: float = 0.9,
         weight_decay: float | Sequence[float] = 0.0,
+        optimiser: Optimiser = "sgd",
+        norm: BatchNorm | None = None,
     ) -> None:
         decay = [weight_decay] * len(rates) if isinstance(weight_decay, int | float) else list(weight_decay)
         _check(rates, momentum, decay)
         self.rates = tuple(rates)
         self.dim, self.classes = init.shape
+        self.norm = norm
+        self._lars = optimiser == "lars"
         self._momentum = momentum
         self._rate = init.new_tensor(self.rates).repeat_interleave(self.classes)
         self._decay = init.new_tensor(decay).repeat_interleave(self.classes) if any(decay) else None
@@ -61,23 +72,40 @@ class Heads:
         return len(self.rates)
 
     def step(self, features: Tensor, labels: Tensor, factor: float = 1.0) -> None:
-        """One SGD step of every head on the mean cross-entropy of a batch.
+        """One step of every head on the mean cross-entropy of a batch.
 
         features: (B, D), the heads' dtype and device, B >= 1. labels: (B,) int64 in [0, C). factor: of the peak rates.
+        Raises what the norm raises.
         """
-        slope = self._slope(features, labels)
-        share = 1 / len(features)
-        self._weight_speed.addmm_(slope.T, features, beta=self._momentum, alpha=share)
+        rows = features if self.norm is None else self.norm.learn(features)
+        slope = self._slope(rows, labels)
+        share = 1 / len(rows)
         self._bias_speed.mul_(self._momentum).add_(slope.sum(dim=0), alpha=share)
-        if self._decay is not None:
-            self._weight_speed.addcmul_(self._weight, self._decay[:, None])
-            self._bias_speed.addcmul_(self._bias, self._decay)
+        if self._lars:
+            self._scaled_speed(slope, rows, share)
+        else:
+            self._plain_speed(slope, rows, share)
         self._weight.addcmul_(self._weight_speed, self._rate[:, None], value=-factor)
         self._bias.addcmul_(self._bias_speed, self._rate, value=-factor)
 
+    def _plain_speed(self, slope: Tensor, rows: Tensor, share: float) -> None:
+        self._weight_speed.addmm_(slope.T, rows, beta=self._momentum, alpha=share)
+        if self._decay is not None:
+            self._weight_speed.addcmul_(self._weight, self._decay[:, None])
+            self._bias_speed.addcmul_(self._bias, self._decay)
+
+    def _scaled_speed(self, slope: Tensor, rows: Tensor, share: float) -> None:
+        gradient = (slope.T @ rows).mul_(share)
+        if self._decay is not None:
+            gradient.addcmul_(self._weight, self._decay[:, None])
+        heads = len(self)
+        update = lars.scaled(gradient.view(heads, -1), self._weight.view(heads, -1))
+        self._weight_speed.mul_(self._momentum).add_(update.view_as(self._weight))
+
     def logits(self, features: Tensor) -> Tensor:
-        """(B, H, C) logits of (B, D) features; not finite for heads that diverged."""
-        return _linear(features, self._weight, self._bias).view(len(features), len(self), self.classes)
+        """(B, H, C) logits of (B, D) features, by the norm's running statistics where there is one; not finite for heads
+        that diverged."""
+        return self._logits(features if self.norm is None else self.norm(features))
 
     def alive(self) -> Tensor:
         """(H,) bool: the heads whose weights are all finite."""
@@ -101,16 +129,20 @@ class Heads:
             tensor.copy_(state[name])
 
     def _named(self) -> dict[str, Tensor]:
-        return {
+        own = {
             "weight": self._weight,
             "bias": self._bias,
             "weight_speed": self._weight_speed,
             "bias_speed": self._bias_speed,
         }
+        return own if self.norm is None else own | {"norm_mean": self.norm.mean, "norm_var": self.norm.var}
+
+    def _logits(self, rows: Tensor) -> Tensor:
+        return _linear(rows, self._weight, self._bias).view(len(rows), len(self), self.classes)
 
     def _slope(self, features: Tensor, labels: Tensor) -> Tensor:
         """(B, H x C) softmax minus one-hot: the gradient of each image's loss by its logits."""
-        per_head = self.logits(features)
+        per_head = self._logits(features)
         torch.softmax(per_head, dim=2, out=per_head)  # row by row, so that it may overwrite what it reads
         per_head[torch.arange(len(features), device=labels.device), :, labels] -= 1
         return per_head.view(len(features), len(self._weight))

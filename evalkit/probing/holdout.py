@@ -6,10 +6,14 @@ Source: design rule 4: test data never selects anything; sweeps choose on 5 % he
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from evalkit.errors import ProtocolError
+from evalkit.types import Batch, Dataset
 
 
 def hold_out(groups: Tensor, share: float, rng: torch.Generator) -> Tensor:
@@ -29,3 +33,20 @@ def hold_out(groups: Tensor, share: float, rng: torch.Generator) -> Tensor:
     taken = before < share * len(groups)
     taken[-1] = False
     return torch.isin(inverse, order[taken])
+
+
+def groups_of(dataset: Dataset) -> Tensor:
+    """(N,) int64: samples with the same number come from the same image, numbered in the order of the data set."""
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(dataset[index].group, len(numbers)) for index in range(len(dataset))])
+
+
+def without(batches: Iterable[Batch], held: Tensor) -> Iterator[Batch]:
+    """The same batches without the samples that are held out; they become smaller, perhaps empty.
+
+    held: (N,) bool on the CPU, by position in the data set.
+    """
+    for batch in batches:
+        kept = ~held[batch.positions]
+        here = kept.to(batch.labels.device)
+        yield replace(batch, images=batch.images[here], labels=batch.labels[here], positions=batch.positions[kept])

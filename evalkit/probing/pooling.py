@@ -10,6 +10,7 @@ Nothing is rescaled here: features are taken as the encoder gives them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,11 +22,37 @@ from evalkit.types import Features, Part, Tokens
 Pooling = Literal["cls", "mean", "cls+mean"]
 
 
+@dataclass(frozen=True)
+class Split:
+    """A split as heads read it: inputs (n, D) float32 by name, labels (n,) int64, on one device."""
+
+    inputs: Mapping[str, Tensor]
+    labels: Tensor
+
+    def rows(self, rows: Tensor) -> Split:
+        """Some of the images. rows: (n,) bool or their numbers."""
+        here = rows.to(self.labels.device)
+        return Split({name: of[here] for name, of in self.inputs.items()}, self.labels[here])
+
+
 def check(poolings: Sequence[str]) -> None:
     """Raise UsageError unless there is at least one pooling, every one known and named once."""
     known = ("cls", "mean", "cls+mean")
     if not poolings or len(set(poolings)) < len(poolings) or not set(poolings) <= set(known):
         raise UsageError(f"poolings is {list(poolings)}; at least one is needed, each once, of {', '.join(known)}")
+
+
+def inputs_of(poolings: Sequence[Pooling], depths: Sequence[int]) -> Mapping[str, tuple[Pooling, int]]:
+    """Every pooling at every number of last blocks, by name: "cls", or "cls@4" where there are several numbers.
+
+    depths: how many last blocks class tokens come from, each once. "mean" reads the last block alone and stands once.
+    """
+    found: dict[str, tuple[Pooling, int]] = {}
+    for depth in depths:
+        for pooling in poolings:
+            if pooling != "mean" or depth == depths[0]:
+                found[f"{pooling}@{depth}" if len(depths) > 1 else pooling] = (pooling, depth)
+    return found
 
 
 def parts_of(poolings: Iterable[str]) -> tuple[Part, ...]:
@@ -45,6 +72,12 @@ def of_features(features: Features, pooling: str, blocks: Sequence[int] = (-1,))
     sources += [("mean", blocks[-1])] if "mean" in pooling else []
     pieces = [features.get("cls" if part == "cls" else "mean", block).float() for part, block in sources]
     return _finite(torch.cat(pieces, dim=1), pooling)
+
+
+def split_of(features: Features, inputs: Mapping[str, tuple[Pooling, int]], device: torch.device) -> Split:
+    """A split's inputs, as `inputs_of` names them, on the device. Raises as `of_features`."""
+    found = {name: of_features(features, pooling, range(-depth, 0)) for name, (pooling, depth) in inputs.items()}
+    return Split({name: rows.to(device) for name, rows in found.items()}, features.labels.to(device))
 
 
 def of_tokens(tokens: Sequence[Tokens], poolings: Iterable[str]) -> Mapping[str, Tensor]:

@@ -1,17 +1,18 @@
 """The loops that train stacked heads: over features in memory, and over a stream of augmented images.
 
 What:   both step every stack of heads with the same batches, in the published order: shuffled anew for each epoch, the
-        last batch smaller, its gradient the mean over its own images. `measure` counts what the heads get right.
+        last batch smaller (or left out), its gradient the mean over its own images. `measure` counts what the heads get
+        right.
 How:    a stack is named by a key; for each batch it is given the features that its key asks for. The stream's form
-        encodes each batch once for all stacks, without gradients, and saves its state after each epoch, so that a run
-        that was killed goes on with the same result.
+        encodes each image once for all stacks, without gradients, in pieces that fit the memory, and steps when a whole
+        batch of features is there. State is saved after each epoch, so that a run that was killed goes on with the same
+        result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,24 +21,51 @@ from torch.nn import functional as F
 from evalkit.errors import ProtocolError
 from evalkit.probing import schedules
 from evalkit.probing.heads import Heads
+from evalkit.probing.resume import Between, Watch
 from evalkit.types import Batch, Checkpoint
 
 CHUNK = 1 << 24
 """Logits held at once when heads are measured (64 MB)."""
 
+ENCODED = 256
+"""Images encoded at once, at most: a batch of 16,384 is 9.9 GB of pixels."""
+
 
 @dataclass(frozen=True)
 class Plan:
-    """epochs: passes over the data. batch: images per step. schedule: how the rate falls (see `schedules`)."""
+    """epochs: passes over the data. batch: images per step. schedule: how the rate falls (see `schedules`). warmup: epochs
+    of growth before. lowest: share of the peak rate at the end. drop_last: leave out an epoch's last batch where it is
+    not whole. iterations: steps in all, over as many passes as they take, in place of `epochs`; 0 for none.
+    """
 
     epochs: int
     batch: int
     schedule: schedules.Schedule = "epoch"
+    warmup: float = 0.0
+    lowest: float = 0.0
+    drop_last: bool = False
+    iterations: int = 0
+
+    def steps(self, images: int) -> int:
+        """Of one pass over so many images."""
+        return max(1, images // self.batch) if self.drop_last else -(-images // self.batch)
+
+    def passes(self, images: int) -> int:
+        """Over the data; the last one may end early."""
+        return -(-self.iterations // self.steps(images)) if self.iterations else self.epochs
+
+    def left(self, epoch: int, images: int) -> int:
+        """Steps of an epoch."""
+        steps = self.steps(images)
+        return min(steps, self.iterations - epoch * steps) if self.iterations else steps
 
     def factor(self, epoch: int, step: int, images: int) -> float:
         """Of the peak rate, at a step of an epoch over so many images."""
-        steps = -(-images // self.batch)
-        return schedules.factor(self.schedule, epoch=epoch, epochs=self.epochs, step=step, steps=steps)
+        steps = self.steps(images)
+        epochs = self.iterations / steps if self.iterations else self.epochs
+        return schedules.factor(
+            self.schedule, epoch=epoch, epochs=epochs, step=step, steps=steps, warmup=self.warmup, lowest=self.lowest
+        )
 
 
 @dataclass(frozen=True)
@@ -56,22 +84,26 @@ def fit(
     *,
     plan: Plan,
     order: Callable[[int], Tensor],
-    track: Callable[[Iterable[int]], Iterable[int]] = iter,
+    track: Callable[[range], Iterable[int]] = iter,
+    between: Between | None = None,
 ) -> None:
     """Train the stacks in place on features in memory.
 
     features: (N, D) per key of stacks, all rows in one order, on the device of the heads. labels: (N,) int64 there.
-    order: (N,) permutation for an epoch. track: shows the epochs go by. Raises ProtocolError for N = 0.
+    order: (N,) permutation for an epoch. track: shows the epochs go by. between: takes up a saved state and saves
+    after each epoch. Raises ProtocolError for N = 0.
     """
     if len(labels) == 0:
         raise ProtocolError("there is no image to train on")
-    for epoch in track(range(plan.epochs)):
+    between = between or Between()
+    for epoch in track(range(between.resume(stacks), plan.passes(len(labels)))):
         shuffled = order(epoch).to(labels.device)
-        for step, start in enumerate(range(0, len(labels), plan.batch)):
-            rows = shuffled[start : start + plan.batch]
+        for step in range(plan.left(epoch, len(labels))):
+            rows = shuffled[step * plan.batch : (step + 1) * plan.batch]
             factor = plan.factor(epoch, step, len(labels))
             for key, heads in stacks.items():
                 heads.step(features[key][rows], labels[rows], factor)
+        between.after(epoch + 1, stacks)
 
 
 def fit_stream(
@@ -82,28 +114,39 @@ def fit_stream(
     plan: Plan,
     images: int,
     checkpoint: Checkpoint,
+    watch: Mapping[str, Watch] | None = None,
 ) -> None:
-    """Train the stacks in place on augmented batches, each encoded once for all of them.
+    """Train the stacks in place on augmented images, each encoded once for all of them.
 
-    batches: the stream from a first epoch on. encode: images to (B, D) features per key of stacks. images: per epoch,
-    as the schedule counts them. State is saved after each epoch and taken up where there is one; whoever owns the
-    checkpoint clears it.
+    batches: the stream from a first epoch on; its batches may have any size, also none, and are put together to those
+    of the plan. encode: images to (B, D) features per key of stacks. images: per epoch, as the schedule counts them. State
+    is saved after each epoch and taken up where there is one; whoever owns the checkpoint clears it.
     Raises ProtocolError where the stream ends before the last epoch.
     """
-    done = _resume(stacks, checkpoint.load())
-    step = 0
-    for batch in batches(done) if done < plan.epochs else ():
-        with torch.no_grad():
-            features = encode(batch.images)
-        factor = plan.factor(batch.epoch, step, images)
-        for key, heads in stacks.items():
-            heads.step(features[key], batch.labels, factor)
-        step += 1
-        if batch.last_of_epoch:
-            done, step = batch.epoch + 1, 0
-            checkpoint.save({"epochs": done, "stacks": {key: heads.state() for key, heads in stacks.items()}})
-    if done < plan.epochs:
-        raise ProtocolError(f"the stream of images ended after {done} of {plan.epochs} epochs")
+    between = Between(checkpoint, watch or {})
+    done, passes = between.resume(stacks), plan.passes(images)
+    waiting, step = _Waiting(), 0
+    for batch in batches(done) if done < passes else ():
+        if len(batch.labels):
+            with torch.no_grad():
+                waiting.add(encode(batch.images), batch.labels)
+        # where images are broken, no batch of an epoch may be whole; then the rest is one
+        rest = batch.last_of_epoch and (not plan.drop_last or (step == 0 and len(waiting) < plan.batch))
+        for features, labels in waiting.take(plan.batch, rest):
+            if step == plan.left(batch.epoch, images):
+                break
+            factor = plan.factor(batch.epoch, step, images)
+            for key, heads in stacks.items():
+                heads.step(features[key], labels, factor)
+            step += 1
+        over = batch.epoch == passes - 1 and step == plan.left(batch.epoch, images)
+        if batch.last_of_epoch or over:
+            done, step, waiting = batch.epoch + 1, 0, _Waiting()
+            between.after(done, stacks)
+        if over and not batch.last_of_epoch:
+            break  # else the stream ends by itself, and tells which images it could not decode
+    if done < passes:
+        raise ProtocolError(f"the stream of images ended after {done} of {passes} epochs")
 
 
 def measure(heads: Heads, features: Tensor, labels: Tensor) -> Measured:
@@ -125,9 +168,29 @@ def measure(heads: Heads, features: Tensor, labels: Tensor) -> Measured:
     return Measured(torch.cat(correct, dim=1).cpu(), mean, alive.cpu())
 
 
-def _resume(stacks: Mapping[str, Heads], state: dict[str, Any] | None) -> int:
-    if state is None:
-        return 0
-    for key, heads in stacks.items():
-        heads.restore(state["stacks"][key])
-    return int(state["epochs"])
+class _Waiting:
+    """Encoded images in the order in which they came, until there are enough for a step."""
+
+    def __init__(self) -> None:
+        self.pieces: list[tuple[Mapping[str, Tensor], Tensor]] = []
+
+    def __len__(self) -> int:
+        return sum(len(labels) for _, labels in self.pieces)
+
+    def add(self, features: Mapping[str, Tensor], labels: Tensor) -> None:
+        self.pieces.append((features, labels))
+
+    def take(self, size: int, rest: bool) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
+        """Whole batches, and with `rest` what is left after them."""
+        while len(self) >= size or (rest and len(self)):
+            features, labels = self._joined()
+            self.pieces = []
+            if len(labels) > size:
+                self.add({key: rows[size:] for key, rows in features.items()}, labels[size:])
+            yield {key: rows[:size] for key, rows in features.items()}, labels[:size]
+
+    def _joined(self) -> tuple[Mapping[str, Tensor], Tensor]:
+        if len(self.pieces) == 1:
+            return self.pieces[0]
+        joined = {key: torch.cat([features[key] for features, _ in self.pieces]) for key in self.pieces[0][0]}
+        return joined, torch.cat([labels for _, labels in self.pieces])

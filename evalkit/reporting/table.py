@@ -10,20 +10,23 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evalkit import catalog, records
 from evalkit.errors import RecordError
 from evalkit.records import Record
+from evalkit.reporting import comparable
 from evalkit.types import Column, Suite
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One value in the column's unit (percent for fractions), with half of its 95 % interval; text where there is none."""
+    """One value in the column's unit (percent for fractions), with half of its 95 % interval; text where there is none.
+
+    digits: decimals to print, 1 for percent and 3 for other units.
+    """
 
     value: float = math.nan
     half: float = math.nan
@@ -31,6 +34,7 @@ class Cell:
     best: bool = False
     text: str = "-"
     note: str = ""
+    digits: int = 1
 
     @property
     def measured(self) -> bool:
@@ -40,7 +44,8 @@ class Cell:
         """`51.2 ± 4.1`; the text where nothing was measured."""
         if not self.measured:
             return self.text
-        return f"{self.value:.1f} ± {self.half:.1f}" if not math.isnan(self.half) else f"{self.value:.1f}"
+        value, half = (f"{x:.{self.digits}f}" for x in (self.value, self.half))
+        return value if math.isnan(self.half) else f"{value} ± {half}"
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,10 @@ def build(suite: Suite, out: Path, *, limit: int | None = None) -> Table:
     chosen: list[dict[str, Record]] = []
     notes: list[str] = []
     for column in suite.columns:
-        found, said = _select(records.find(out, recipe=column.recipe), limit)
+        found, said = comparable.select(records.find(out, recipe=column.recipe), limit)
         chosen.append(found)
         notes += [f"{column.recipe}: {line}" for line in said]
-    names = _short({who for found in chosen for who in found})
+    names = comparable.short({who for found in chosen for who in found})
     chosen = [{names[who]: record for who, record in found.items()} for found in chosen]
     encoders = _order(suite, {e for found in chosen for e in found})
     if not encoders:
@@ -76,60 +81,6 @@ def build(suite: Suite, out: Path, *, limit: int | None = None) -> Table:
     heads = tuple(_head(column, found) for column, found in zip(suite.columns, chosen, strict=True))
     notes += [f"{e}: {c.note}" for e, row in rows.items() for c in row if c.note]
     return Table(suite.title, heads, rows, tuple(dict.fromkeys([*notes, *_footing(suite, cells)])))
-
-
-def _select(found: Iterable[Record], limit: int | None) -> tuple[dict[str, Record], list[str]]:
-    groups: dict[str, dict[str, Record]] = {}
-    before: Counter[tuple[str, str]] = Counter()
-    for record in found:
-        group = groups.setdefault(record.comparable, {})
-        before[record.comparable, _who(record)] += 1
-        group[_who(record)] = record
-
-    def rank(group: dict[str, Record]) -> tuple[bool, int, str]:
-        newest = max(group.values(), key=lambda r: r.created)
-        return _limit_of(newest) == limit, len(group), newest.created
-
-    ordered = sorted(groups.values(), key=rank, reverse=True)
-    if not ordered or (limit is not None and not rank(ordered[0])[0]):
-        return {}, []
-    best, others = ordered[0], ordered[1:]
-    names = _short({who for g in ordered for who in g})
-    said = [f"left out, not comparable: {', '.join(sorted(names[w] for w in g))} ({_what(g)})" for g in others]
-    for who, record in best.items():
-        if (count := before[record.comparable, who]) > 1:
-            said.append(
-                f"{names[who]}: the newest of {count} records that differ in seed, precision, device or version"
-            )
-    if _limit_of(next(iter(best.values()))) is not None and limit is None:
-        said.append(f"measured on a subset: --limit {_limit_of(next(iter(best.values())))}")
-    return best, said
-
-
-def _limit_of(record: Record) -> int | None:
-    """The --limit that left samples out; None for a record on all the data, however it was asked for."""
-    splits = [part for part in record.data.values() if isinstance(part, Mapping)]
-    return max((p["limit"] for p in splits if p.get("samples", 0) < p.get("samples_of_whole", 0)), default=None)
-
-
-def _who(record: Record) -> str:
-    """The network behind a record: two networks may bear one id (files of one name, teacher and student)."""
-    network = [record.identity.get("encoder"), record.identity.get("preprocessing")]
-    return f"{record.encoder['id']} ({catalog.digest(network)[:6]})"
-
-
-def _short(encoders: Iterable[str]) -> dict[str, str]:
-    """From `_who` to the name in the table: the id alone where only one network bears it."""
-    names = {who: who.rsplit(" (", 1)[0] for who in encoders}
-    often = Counter(names.values())
-    return {who: name if often[name] == 1 else who for who, name in names.items()}
-
-
-def _what(group: Mapping[str, Record]) -> str:
-    record = next(iter(group.values()))
-    limit = _limit_of(record)
-    subset = "" if limit is None else f", --limit {limit}"
-    return f"version {record.recipe['version']}, data {record.data['test']['digest'][:8]}{subset}"
 
 
 def _order(suite: Suite, encoders: set[str]) -> list[str]:
@@ -149,7 +100,7 @@ def _column(column: Column, found: Mapping[str, Record], encoders: Sequence[str]
     best = catalog.recipe(column.recipe).best
     values = [c.value for c in cells if c.measured]
     top = (max if best == "max" else min)(values) if values else math.nan
-    return [Cell(c.value, c.half, c.n, c.value == top, c.text, c.note) for c in cells]
+    return [replace(c, best=c.value == top) for c in cells]
 
 
 def _cell(column: Column, record: Record | None) -> Cell:
@@ -160,18 +111,19 @@ def _cell(column: Column, record: Record | None) -> Cell:
     score = record.score(column.score)
     if score is None:
         return Cell(note=f"{column.recipe} has no score {column.score!r}")
-    scale = 100.0 if score["unit"] == "fraction" else 1.0
+    scale, digits = (100.0, 1) if score["unit"] == "fraction" else (1.0, 3)
     half = (score["high"] - score["low"]) / 2
-    return Cell(score["value"] * scale, half * scale, int(score["n"]))
+    return Cell(score["value"] * scale, half * scale, int(score["n"]), digits=digits)
 
 
 def _footing(suite: Suite, cells: Sequence[Sequence[Cell]]) -> list[str]:
-    counts = [
-        f"{c.title or c.recipe} {sorted({x.n for x in col if x.measured})}"
+    held = {
+        c.title or c.recipe: sorted({x.n for x in col if x.measured})
         for c, col in zip(suite.columns, cells, strict=True)
-    ]
+    }
+    counts = [f"{title} {', '.join(map(str, n))}" for title, n in held.items() if n]
     lines = ["± is half of the 95 % bootstrap interval over test images; the best of a column is bold"]
-    lines.append("n of the test set: " + "; ".join(counts).replace("[", "").replace("]", ""))
+    lines.append("n of the test set: " + "; ".join(counts))
     return lines + ([suite.notes] if suite.notes else [])
 
 
@@ -220,12 +172,12 @@ def latex(table: Table) -> str:
     return "\n".join([*comments, *frame, r"\end{tabular}", ""])
 
 
-def write(table: Table, folder: Path, name: str) -> None:
-    """The table as `name`.md and `name`.csv. Raises RecordError where the folder cannot be written."""
+def write(texts: Mapping[str, str], folder: Path, name: str) -> None:
+    """`name`.md, `name`.csv: each text under its suffix. Raises RecordError where the folder cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for suffix in ("md", "csv"):
-            (folder / f"{name}.{suffix}").write_text(FORMATS[suffix](table), "utf-8")
+        for suffix, text in texts.items():
+            (folder / f"{name}.{suffix}").write_text(text, "utf-8")
     except OSError as error:
         raise RecordError(f"{folder}: the table cannot be written ({error})") from None
 

@@ -4,7 +4,8 @@ What:   cosine similarity of L2-normalised features, one top-k at the largest k,
         votes of every k from prefixes of that one ranking.
 Source: weighted k-NN of Wu et al. (arXiv:1805.01978) as used by DINO (arXiv:2104.14294; facebookresearch/dino 7c446df,
         eval_knn.py: k = 10 20 100 200, T = 0.07, CLS after the final norm).
-Cost:   one matrix product (test x train) and about a third more; nothing of size (test x train) is ever held.
+Cost:   one matrix product (test x train) and about a third more; nothing of size (test x train) is ever held, and a bank of
+        many rows is looked at in tiles. FAISS can search instead (`search`): exactly, or approximately with its recall.
 Ties:   similarities that are equal as float32 rank in the order of the bank's rows; equal votes go to the lowest class.
 Expect: the published procedure's numbers for a bank of at least max(k) rows, without its crashes on few test images,
         gaps in labels or more than 1,000 classes.
@@ -14,18 +15,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from evalkit.errors import ProtocolError, UsageError
-from evalkit.metrics import bootstrap, classification
+from evalkit.metrics import banks, bootstrap, classification
 from evalkit.metrics.neighbours import nearest
 from evalkit.probing import pooling as pool
-from evalkit.types import Features, Job, Score
+from evalkit.probing import projection
+from evalkit.types import Features, Job, Part, Score
 
 TOP = 5
 """Classes that `predict` keeps per query: enough for top-1 and top-5."""
+
+PROJECTED: tuple[Part, ...] = ("projection", "bottleneck")
+"""Poolings that the pretraining head makes."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +43,24 @@ class Config:
     SelfPatch: 20). temperature: divides the cosine, smaller trusts the nearest more; DINO's 0.07 (Mugs: 0.05 for ViT-S,
     0.04 for ViT-B and L). pooling: which representations; "cls" as DINO, "mean" of the patch tokens, "cls+mean" their
     concatenation (MMC Tables 6 and 11). MMC does not say how the two are scaled: here they are concatenated as the
-    encoder gives them and the result is L2-normalised.
+    encoder gives them and the result is L2-normalised. "projection": output of the pretraining head; "bottleneck": what
+    enters its last layer.
+    search: "exact"; "faiss", exact too, by IndexFlatIP in tiles; "faiss-ivf", approximate, by inverted lists of which
+    `probes` are read per query (ours, no paper has it), whose recall against the exact search is told as a fact.
     Raises UsageError for a value that cannot be.
     """
 
     ks: tuple[int, ...] = (10, 20, 100, 200)
     temperature: float = 0.07
-    pooling: tuple[pool.Pooling, ...] = ("cls",)
+    pooling: tuple[pool.Pooling | Literal["projection", "bottleneck"], ...] = ("cls",)
+    search: Literal["exact", "faiss", "faiss-ivf"] = "exact"
+    probes: int = 32
 
     def __post_init__(self) -> None:
         _check_options(self.ks, self.temperature)
-        pool.check(self.pooling)
+        _check_poolings(self.pooling)
+        if self.probes < 1:
+            raise UsageError(f"probes is {self.probes}; at least 1 list must be read")
 
 
 def vote(
@@ -88,11 +102,11 @@ def predict(
     ks: Sequence[int],
     temperature: float,
     classes: int | None = None,
-    block: int | None = None,
+    search: banks.Search = banks.tiled,
 ) -> Tensor:
     """The best five classes for each k, in blocks of queries: neither (Q, N) nor (len(ks), Q, C) is ever held.
 
-    Arguments and errors as `vote`; block: queries at once, by default so many that a block has 2^24 similarities.
+    Arguments and errors as `vote`; search: how neighbours are found, by default exactly.
     Returns (len(ks), Q, min(5, C)) int64, best first; equal votes, and classes without any vote, in the order of
     their ids.
     """
@@ -108,7 +122,7 @@ def predict(
                 for votes in _votes(values, labels[index], depths, temperature, classes)
             ]
         )
-        for values, index in nearest(queries, bank, k=depths[-1], block=block)
+        for values, index in search(queries, bank, k=depths[-1])
     ]
     return torch.cat(pieces, dim=1)[[depths.index(k) for k in ks]]
 
@@ -118,24 +132,59 @@ def run(job: Job) -> Iterator[Score]:
 
     Names of the first pooling carry no prefix, those of the others do: "mean/top1@k=20". Values are fractions in
     [0, 1], n the number of test images, intervals grouped by image. A k larger than the bank is left out and told as
-    the fact "ks_left_out". Raises ProtocolError where no k is left, a split is empty or training has a single class;
-    FeatureError where features are not finite.
+    the fact "ks_left_out"; any search but "exact" is told as the fact "search". Raises ProtocolError where no k is left,
+    a split is empty or training has a single class; FeatureError where features are not finite.
     """
     config: Config = job.config
-    parts = pool.parts_of(config.pooling)
+    parts = _parts(config.pooling)
     train, test = job.features("train", parts=parts), job.features("test", parts=parts)
     _check_splits(train, test)
     ks = _fitting(job, config.ks, len(train))
     classes = 1 + int(torch.cat([train.labels, test.labels]).max())
+    searched: dict[str, Any] = {}
+    labels = train.labels.to(job.device)
     for pooling in job.track(config.pooling, "k-NN", total=len(config.pooling)):
-        bank, queries = (pool.of_features(split, pooling).to(job.device) for split in (train, test))
-        labels = train.labels.to(job.device)
-        ranking = predict(queries, bank, labels, ks=ks, temperature=config.temperature, classes=classes).cpu()
+        bank, queries = (rows.to(job.device) for rows in _rows(job, train, test, pooling))
+        search, searched[pooling] = _search(config, queries, bank, ks=ks, seed=job.seed)
+        ranking = predict(
+            queries, bank, labels, ks=ks, temperature=config.temperature, classes=classes, search=search
+        ).cpu()
         prefix = "" if pooling == config.pooling[0] else f"{pooling}/"
         for k, row in zip(ks, ranking, strict=True):
             for n in (1, 5) if k >= 5 and classes > 5 else (1,):
                 outcomes = classification.correct(row, test.labels, n).numpy()
                 yield bootstrap.score(f"{prefix}top{n}@k={k}", outcomes, test.groups.numpy(), seed=job.seed)
+    if config.search != "exact":
+        job.fact("search", searched)
+
+
+def _search(
+    config: Config, queries: Tensor, bank: Tensor, *, ks: tuple[int, ...], seed: int
+) -> tuple[banks.Search, dict[str, Any]]:
+    """How to find neighbours, and what to tell of it."""
+    if config.search == "exact":
+        return banks.tiled, {}
+    if config.search == "faiss":
+        return partial(banks.tiled, within=banks.flat), {"index": "Flat"}
+    approximate = banks.Inverted(bank, config.probes, seed)
+    measured = banks.recall(approximate, queries, bank, ks=ks)
+    return approximate, {**approximate.facts, **measured}
+
+
+def _parts(poolings: Sequence[str]) -> tuple[Part, ...]:
+    """What must be stored: the head reads the class token."""
+    return pool.parts_of("cls" if pooling in PROJECTED else pooling for pooling in poolings)
+
+
+def _rows(job: Job, train: Features, test: Features, pooling: str) -> tuple[Tensor, Tensor]:
+    """(N, D') of training and (Q, D') of test images, float32. Raises FeatureError where a row is not finite, NoProjection
+    where there is no head."""
+    for part in PROJECTED:
+        if part == pooling:  # in one go: wide outputs become coordinates in a basis that both must share
+            cls = torch.cat([pool.of_features(split, "cls") for split in (train, test)])
+            both = projection.of_class_tokens(job.encoder, cls, part, job.device)
+            return both[: len(train)], both[len(train) :]
+    return pool.of_features(train, pooling), pool.of_features(test, pooling)
 
 
 def _votes(
@@ -156,6 +205,15 @@ def _check_options(ks: Sequence[int], temperature: float) -> None:
         raise UsageError(f"ks is {list(ks)}; at least one number of neighbours is needed, each from 1 and only once")
     if not 0 < temperature < float("inf"):
         raise UsageError(f"temperature is {temperature}; it must be a finite number above 0")
+
+
+def _check_poolings(poolings: Sequence[str]) -> None:
+    heads = [pooling for pooling in poolings if pooling in PROJECTED]
+    rest = [pooling for pooling in poolings if pooling not in PROJECTED]
+    if rest or not heads:
+        pool.check(rest)
+    if len(set(heads)) < len(heads):
+        raise UsageError(f"poolings is {list(poolings)}; each is needed once")
 
 
 def _class_count(labels: Tensor, rows: int, classes: int | None) -> int:

@@ -101,16 +101,60 @@ def _ccp(tmp: Path) -> Data:
     )
 
 
+def _pets(tmp: Path) -> Data:
+    root = make.pets(tmp / "pets")
+    return Data(root, train="trainval", image=root / "images/Bengal_1.jpg")
+
+
+def _flowers(tmp: Path) -> Data:
+    root = make.flowers(tmp / "flowers")
+    return Data(root, image=root / "jpg/image_00001.jpg")
+
+
+def _cars(tmp: Path) -> Data:
+    root = make.cars(tmp / "cars")
+    return Data(root, image=root / "cars_train/00001.jpg")
+
+
+def _inaturalist(tmp: Path) -> Data:
+    root = make.inaturalist(tmp / "inaturalist18")
+    return Data(root, test="val", image=root / "train_val2018/Plantae/2/1000.jpg")
+
+
+def _revisited(tmp: Path) -> Data:
+    root = make.revisited(tmp / "roxford5k")
+    return Data(root, train="gallery", test="query", image=root / "jpg/a.jpg")
+
+
+def _miniimagenet(tmp: Path) -> Data:
+    root = make.miniimagenet(tmp / "miniimagenet")
+    return Data(root, image=root / "images/n0100000001.jpg")
+
+
 DATASETS: dict[str, Callable[[Path], Data] | Exempt] = {
     "image_folder": _folder,
     "cifar": _cifar,
     "coco_objects": _coco,
     "ccp_items": _ccp,
+    "pets": _pets,
+    "flowers": _flowers,
+    "cars": _cars,
+    "inaturalist": _inaturalist,
+    "revisited": _revisited,
+    "miniimagenet": _miniimagenet,
     "fake": lambda tmp: Data(tmp),
 }
 
 
 RUNNERS: dict[str, dict[str, Any] | Exempt] = {
+    "attentive": {"mode": "cached", "rate": 0.3, "rate_batch": 16, "batch_size": 16, "epochs": 12, "warmup_epochs": 1},
+    "logreg": {"lambdas": [0.01, 1.0], "held_out": 0.2},
+    "fewshot": Exempt("its n counts episodes and not images; tests/runners/test_fewshot.py has certainty and chance"),
+    "variance": Exempt(
+        "it scores how features move and not whether they are right; see tests/runners/test_variance.py"
+    ),
+    "landmarks": Exempt("its queries are judged photo by photo, and the data set `fake` has labels only"),
+    "retrieval": {"roles": ["test"]},
     "knn": {"ks": [1, 5], "pooling": ["cls", "mean"]},
     "linear": {"rates": [0.1, 1.0], "epochs": 5, "batch_size": 16, "seeds": [0, 1]},
 }

@@ -112,3 +112,127 @@ def ccp_mask(hat: bool = True, shoes: bool = True) -> np.ndarray:
         mask[90:114, 0:24] = mask[90:114, 70:94] = 2
     mask[70:74, 5:95] = 3
     return mask
+
+
+def photos(*names: str) -> dict[str, bytes]:
+    """JPEG files that differ from each other."""
+    return {name: encoded(plain(24, 18, (9 * row % 256, 40, 90)), "JPEG") for row, name in enumerate(names)}
+
+
+PETS = ("Abyssinian", "american_bulldog", "Bengal")
+
+
+def pets(root: Path, breeds: Iterable[str] = PETS, each: int = 2) -> Path:
+    """Oxford-IIIT Pets: so many photos of every breed in trainval (numbers from 1) and in test (numbers from 101)."""
+    names = list(breeds)
+    lists = {
+        split: [(f"{breed}_{first + row}", number) for number, breed in enumerate(names, 1) for row in range(each)]
+        for split, first in (("trainval", 1), ("test", 101))
+    }
+    files = {
+        f"annotations/{split}.txt": "".join(
+            f"{name} {number} {1 + name.islower()} 1\n" for name, number in rows
+        ).encode()
+        for split, rows in lists.items()
+    }
+    return folder(root, files | photos(*(f"images/{name}.jpg" for rows in lists.values() for name, _ in rows)))
+
+
+FLOWERS = {"trnid": (5, 1), "valid": (6, 2), "tstid": (3, 4, 7, 8)}
+
+
+def flowers(root: Path, labels: Iterable[int] = (1, 1, 1, 1, 2, 2, 2, 2), **sets: Iterable[int]) -> Path:
+    """Oxford Flowers-102: labels (from 1) of images 1, 2, 3 ..., and the images of each set."""
+    found = list(labels)
+    folder(root, photos(*(f"jpg/image_{number:05d}.jpg" for number in range(1, len(found) + 1))))
+    savemat(root / "imagelabels.mat", {"labels": np.array([found], np.uint8)})
+    savemat(root / "setid.mat", {key: np.array([list(ids)], np.uint16) for key, ids in (FLOWERS | sets).items()})
+    return root
+
+
+def cars_annotations(rows: Iterable[tuple[str, int]], labelled: bool = True) -> np.ndarray:
+    """The struct array of an annotation file, (1, N), fields in the order of the release."""
+    rows = list(rows)
+    names = ["bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", *(["class"] if labelled else []), "fname"]
+    records = np.empty((1, len(rows)), [(name, object) for name in names])
+    for place, (file, label) in enumerate(rows):
+        box = dict.fromkeys(names[:4], np.uint16(3))
+        values = box | {"class": np.uint8(label), "fname": file}
+        records[0, place] = tuple(values[name] for name in names)
+    return records
+
+
+CARS = ("AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Acura TL Sedan 2012")
+
+
+def cars(root: Path, labels: str = "cars_test_annos_withlabels.mat", classes: Iterable[str] = CARS) -> Path:
+    """Stanford Cars: five training images of classes 1 2 3 1 2, four test images of classes 3 2 1 1."""
+    rows = {
+        "train": [(f"{number:05d}.jpg", label) for number, label in enumerate((1, 2, 3, 1, 2), 1)],
+        "test": [(f"{number:05d}.jpg", label) for number, label in enumerate((3, 2, 1, 1), 1)],
+    }
+    folder(root, photos(*(f"cars_{split}/{name}" for split, of in rows.items() for name, _ in of)))
+    (root / "devkit").mkdir()
+    cells = np.empty((1, len(list(classes))), object)
+    cells[0, :] = list(classes)
+    savemat(root / "devkit/cars_meta.mat", {"class_names": cells})
+    savemat(root / "devkit/cars_train_annos.mat", {"annotations": cars_annotations(rows["train"])})
+    savemat(root / "devkit/cars_test_annos.mat", {"annotations": cars_annotations(rows["test"], labelled=False)})
+    savemat(root / labels, {"annotations": cars_annotations(rows["test"])})
+    return root
+
+
+def inaturalist_document(split: str, year: int = 2018, species: int = 3, each: int = 2) -> dict[str, Any]:
+    """Photos of species whose ids fall while the photos' rise, annotated in the reverse order."""
+    kingdom = {"train": "Plantae", "val": "Aves"}[split]
+    rows = [(1000 + place, species - 1 - place % species) for place in range(species * each)]
+    return {
+        "info": {"year": year},
+        "images": [
+            {"id": id, "file_name": f"train_val{year}/{kingdom}/{category}/{id}.jpg", "width": 24, "height": 18}
+            for id, category in rows
+        ],
+        "annotations": [{"id": id, "image_id": id, "category_id": category} for id, category in reversed(rows)],
+        "categories": [
+            {"id": id, "name": f"species {id}", "supercategory": "Plantae"} for id in reversed(range(species))
+        ],
+    }
+
+
+def inaturalist(root: Path, year: int = 2018, **documents: dict[str, Any]) -> Path:
+    """iNaturalist of a year; every photo that the documents list is there."""
+    found = {split: inaturalist_document(split, year) for split in ("train", "val")} | documents
+    files = {f"{split}{year}.json": json.dumps(document).encode() for split, document in found.items()}
+    listed = [row["file_name"] for document in found.values() for row in document.get("images", []) if row["file_name"]]
+    return folder(root, files | photos(*dict.fromkeys(listed)))
+
+
+def revisited_truth(**changes: Any) -> dict[str, Any]:
+    """Two queries over four photos: q has an easy, a hard and a junk one, r a hard one."""
+    judged = [
+        {"bbx": [1, 1, 5, 4], "easy": [0], "hard": [2], "junk": [3]},
+        {"bbx": [0, 0, 8.0, 6.0], "easy": [], "hard": [1], "junk": []},
+    ]
+    return {"imlist": ["a", "b", "c", "d"], "qimlist": ["q", "r"], "gnd": judged, **changes}
+
+
+def revisited(root: Path, truth: Any = None, protocol: int = 4) -> Path:
+    """A folder of revisited Oxford with the photos a, b, c, d, q and r."""
+    blob = pickle.dumps(revisited_truth() if truth is None else truth, protocol)
+    photos = {f"jpg/{n}.jpg": encoded(plain(colour=(40 * i, 9, 9)), "JPEG") for i, n in enumerate("abcdqr")}
+    return folder(root, {"gnd_roxford5k.pkl": blob, **photos})
+
+
+MINIIMAGENET = {"train": ("n01", "n02", "n03"), "val": ("n05", "n06"), "test": ("n07", "n08")}
+
+
+def miniimagenet(root: Path, each: int = 2, **lists: str) -> Path:
+    """miniImageNet: so many images of every class; `lists` replaces the text of a split's list."""
+    texts = {
+        split: "filename,label\n"
+        + "".join(f"{wnid}{row:08d}.jpg,{wnid}\n" for wnid in of for row in range(1, each + 1))
+        for split, of in MINIIMAGENET.items()
+    } | lists
+    names = [line.split(",")[0] for text in texts.values() for line in text.split()[1:]]
+    files = {f"{split}.csv": text.encode() for split, text in texts.items()}
+    return folder(root, files | photos(*dict.fromkeys(f"images/{name}" for name in names)))

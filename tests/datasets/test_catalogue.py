@@ -22,7 +22,19 @@ PETS = DatasetRef("image_folder", "pets")
 
 
 def test_names_are_the_modules_that_define_open() -> None:
-    assert datasets.names() == ["ccp_items", "cifar", "coco_objects", "fake", "image_folder"]
+    assert datasets.names() == [
+        "cars",
+        "ccp_items",
+        "cifar",
+        "coco_objects",
+        "fake",
+        "flowers",
+        "image_folder",
+        "inaturalist",
+        "miniimagenet",
+        "pets",
+        "revisited",
+    ]
     for name in datasets.names():
         reader = datasets.module(name)
         assert callable(reader.open)

@@ -143,3 +143,12 @@ def test_the_digest_sees_boxes_and_pixels(tmp_path: Path) -> None:
 def test_a_complete_folder_has_no_problems(tmp_path: Path) -> None:
     assert verify(coco(tmp_path)) == []
     assert json.loads((tmp_path / "annotations/instances_val2017.json").read_text())["images"]
+
+
+@pytest.mark.parametrize(("limit", "ids"), [(None, 4), (2.0, 4), (1.99, 2), (1.0, 2)])
+def test_max_aspect_keeps_boxes_that_are_square_enough(tmp_path: Path, limit: float | None, ids: int) -> None:
+    """Each photo has a box of 40 x 20 and one of 30 x 30; sides are compared before the box becomes a square."""
+    config = Config(min_train=2, min_test=2, min_side=20, max_aspect=limit)
+    found = open(coco(tmp_path), "train", config)
+    assert len(found) == ids
+    assert found.classes == (("cat", "dog") if ids == 4 else ("dog",))

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from dataset_makers import class_tree, encoded, folder, plain, zipped
 
-from evalkit.datasets.image_folder import Config, open, verify
-from evalkit.errors import BrokenImage, DatasetError, MissingFiles
+from evalkit import datasets
+from evalkit.datasets.image_folder import LISTS, Config, class_list, class_lists, open, verify
+from evalkit.errors import BrokenImage, DatasetError, MissingFiles, UnknownName
+from evalkit.types import DatasetRef
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "zip with a top folder", "folder with a top folder"])
@@ -86,3 +88,58 @@ def test_the_digest_sees_a_changed_image_and_a_moved_one(tmp_path: Path) -> None
 
 def test_a_complete_tree_has_no_problems(tmp_path: Path) -> None:
     assert verify(folder(tmp_path, class_tree())) == []
+
+
+def subset_tree(*folders: str) -> dict[str, bytes]:
+    names = [f"{split}/{name}/{row}.png" for split in ("train", "val") for name in folders for row in range(2)]
+    return {name: encoded(plain(colour=(index % 256, index // 256, 0))) for index, name in enumerate(names)}
+
+
+def test_lists_of_classes_have_a_source_and_as_many_classes_as_their_name_says() -> None:
+    assert class_lists() == ["imagenet10", "imagenet100"]
+    for name in class_lists():
+        found = class_list(name)
+        assert len(found) == len(set(found)) == int(name.removeprefix("imagenet"))
+        assert all(len(wnid) == 9 and wnid[0] == "n" and wnid[1:].isdecimal() for wnid in found)
+        assert "Source: " in (LISTS / f"{name}.txt").read_text("utf-8")
+    assert class_list("imagenet100")[0] == "n01558993" and "n02056570" in class_list("imagenet10")
+
+
+def test_a_list_takes_its_classes_out_of_the_whole_set(tmp_path: Path) -> None:
+    ten = class_list("imagenet10")
+    whole = folder(tmp_path / "imagenet", subset_tree(*ten, "n00000001", "n09999999"))
+    alone = folder(tmp_path / "imagenet10", subset_tree(*ten))
+    for path in (whole, alone):  # the pictures of the classes are the same in both
+        for index, name in enumerate(subset_tree(*ten)):
+            (path / name).write_bytes(encoded(plain(colour=(index, 7, 7))))
+    config = Config(classes="imagenet10")
+    found = open(whole, "val", config)
+    assert found.classes == ten
+    assert [s.label for s in found] == sorted([*range(10), *range(10)])
+    assert {s.id.split("/")[0] for s in found} == set(ten)
+    assert found.digest == open(alone, "val", config).digest == open(alone, "val", Config()).digest
+    assert found.digest != open(whole, "val", Config()).digest
+    assert found.describe()["classes_of"] == "imagenet10"
+
+
+def test_absent_classes_of_a_list_are_told(tmp_path: Path) -> None:
+    ten = class_list("imagenet10")
+    root = folder(tmp_path, subset_tree(*ten[2:], "n00000001"))
+    with pytest.raises(
+        MissingFiles, match=f"'train' lacks 2 of the 10 class folders of imagenet10: {ten[0]}, {ten[1]}"
+    ):
+        open(root, "train", Config(classes="imagenet10"))
+    with pytest.raises(MissingFiles, match="no split 'test'"):
+        open(root, "test", Config(classes="imagenet10"))
+    with pytest.raises(UnknownName, match="Did you mean imagenet100"):
+        Config(classes="imagenet1000")
+    with pytest.raises(UnknownName):
+        class_list("../cifar")
+
+
+def test_a_subset_is_looked_for_by_its_name_and_then_in_the_whole_set(tmp_path: Path) -> None:
+    ref = DatasetRef("image_folder", "imagenet100", test="val", config={"classes": "imagenet100"})
+    (tmp_path / "ILSVRC2012").mkdir()
+    assert datasets.locate(ref, tmp_path, {}, tmp_path).name == "ILSVRC2012"
+    (tmp_path / "imagenet-100").mkdir()
+    assert datasets.locate(ref, tmp_path, {}, tmp_path).name == "imagenet-100"

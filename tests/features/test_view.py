@@ -117,3 +117,25 @@ def test_resolve_rounds_down_to_the_patch_and_says_so():
 def test_resolve_refuses_what_cannot_be(ref):
     with pytest.raises(UsageError):
         views.resolve(ref, spec(patch=8))
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"), [((64, 48), (24, 32)), ((48, 64), (32, 24)), ((20, 30), (30, 20)), ((999, 3), (1, 32))]
+)
+def test_a_thumbnail_keeps_its_shape_and_is_never_enlarged(size, shape):
+    image = photo(*size)
+    expected = image.copy()
+    expected.thumbnail((32, 32), Image.Resampling.LANCZOS)
+    found = views.thumbnail(image, None, 32)
+    assert found.shape == (3, *shape)
+    assert np.array_equal(found.permute(1, 2, 0).numpy(), np.asarray(expected))
+    assert image.size == size
+
+
+def test_a_thumbnail_of_a_box_is_that_of_the_region():
+    image = photo(64, 48)
+    assert torch.equal(
+        views.thumbnail(image, (8, 4, 48, 24), 16), views.thumbnail(image.crop((8, 4, 48, 24)), None, 16)
+    )
+    with pytest.raises(FeatureError, match="mode L"):
+        views.thumbnail(image.convert("L"), None, 16)

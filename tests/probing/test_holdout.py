@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalkit.errors import ProtocolError
-from evalkit.probing.holdout import hold_out
+from evalkit.probing.holdout import groups_of, hold_out, without
+from evalkit.types import Batch, Sample
 
 
 @given(st.lists(st.integers(0, 12), min_size=2, max_size=80).filter(lambda g: len(set(g)) > 1), st.floats(0.01, 0.9))
@@ -32,3 +33,20 @@ def test_the_generator_decides():
 def test_one_image_cannot_be_split():
     with pytest.raises(ProtocolError, match="come from 1"):
         hold_out(torch.zeros(9, dtype=torch.int64), 0.05, torch.Generator())
+
+
+def test_groups_are_numbered_in_the_order_of_the_data_set():
+    names = ["b", "b", "a", "c", "a"]
+    assert groups_of([Sample(str(n), name, 0) for n, name in enumerate(names)]).tolist() == [0, 0, 1, 2, 1]
+
+
+def test_a_stream_without_the_held_out_samples():
+    given = [
+        Batch(torch.tensor(rows).float(), torch.tensor(rows) + 10, torch.tensor(rows), epoch, last)
+        for epoch, rows, last in ((0, [3, 0], False), (0, [1, 2], True), (1, [2, 1], False), (1, [0, 3], True))
+    ]
+    found = list(without(given, torch.tensor([False, True, True, False])))
+    assert [batch.positions.tolist() for batch in found] == [[3, 0], [], [], [0, 3]]
+    assert [batch.labels.tolist() for batch in found] == [[13, 10], [], [], [10, 13]]
+    assert [batch.images.tolist() for batch in found] == [[3.0, 0.0], [], [], [0.0, 3.0]]
+    assert [(batch.epoch, batch.last_of_epoch) for batch in found] == [(0, False), (0, True), (1, False), (1, True)]

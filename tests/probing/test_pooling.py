@@ -48,3 +48,11 @@ def test_refuses():
         pooling.of_tokens([Tokens(None, torch.zeros(1, 1, 1, 2))], ["cls"])
     with pytest.raises(FeatureError, match="first is row 1"):
         pooling.of_tokens([Tokens(torch.tensor([[1.0], [float("nan")]]), torch.zeros(2, 1, 1, 1))], ["cls"])
+
+
+def test_inputs_of_a_sweep():
+    assert pooling.inputs_of(["cls", "mean"], [4]) == {"cls": ("cls", 4), "mean": ("mean", 4)}
+    assert pooling.inputs_of(["cls", "mean", "cls+mean"], [1, 4]) == {
+        "cls@1": ("cls", 1), "mean@1": ("mean", 1), "cls+mean@1": ("cls+mean", 1), "cls@4": ("cls", 4),
+        "cls+mean@4": ("cls+mean", 4),
+    }  # fmt: skip

@@ -37,3 +37,27 @@ def test_ends():
 def test_refuses_an_unknown_schedule():
     with pytest.raises(UsageError, match="linear"):
         schedules.factor("linear", epoch=0, epochs=1, step=0, steps=1)
+
+
+def test_warm_up_is_maes():
+    """The rate of facebookresearch/mae efb2a80 util/lr_sched.py: linear from 0, then half a cosine over the rest."""
+    for epoch in range(9):
+        for step in range(4):
+            at = epoch + step / 4
+            wanted = at / 3 if at < 3 else 0.5 * (1 + math.cos(math.pi * (at - 3) / (9 - 3)))
+            found = schedules.factor("iteration", epoch=epoch, epochs=9, step=step, steps=4, warmup=3)
+            assert found == pytest.approx(wanted, abs=1e-15)
+    assert schedules.factor("epoch", epoch=1, epochs=4, step=3, steps=4, warmup=2) == 0.5
+    assert schedules.factor("constant", epoch=1, epochs=4, step=1, steps=4, warmup=2) == pytest.approx(0.625)
+    assert schedules.factor("constant", epoch=2, epochs=4, step=0, steps=4, warmup=2) == 1
+
+
+def test_lowest_rate_is_torchs_eta_min():
+    """Mugs: 0.06 at first, 1e-5 at the end."""
+    sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.06)
+    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 20, eta_min=1e-5)
+    for epoch in range(20):
+        mine = 0.06 * schedules.factor("epoch", epoch=epoch, epochs=20, step=0, steps=1, lowest=1e-5 / 0.06)
+        assert mine == pytest.approx(sgd.param_groups[0]["lr"], rel=1e-9)
+        sgd.step()
+        annealing.step()

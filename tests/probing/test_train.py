@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from evalkit.errors import ProtocolError
 from evalkit.probing import schedules, train
 from evalkit.probing.heads import Heads
+from evalkit.probing.resume import Between, Share
 from evalkit.types import Batch
 
 RNG = torch.Generator().manual_seed(0)
@@ -113,3 +114,117 @@ def test_measure_of_a_dead_head_and_of_nothing():
 def test_no_image_to_train_on():
     with pytest.raises(ProtocolError, match="no image"):
         train.fit({}, {}, LABELS[:0], plan=train.Plan(1, 1), order=order)
+
+
+def stepped(plan, *, held=()):
+    """The heads that the obvious loop trains, and how many steps it took; the orders of `order`."""
+    heads, steps = Heads(torch.zeros(4, 3), [0.5, 5.0]), 0
+    images = 23 - len(held)
+    per_epoch = images // plan.batch if plan.drop_last else -(-images // plan.batch)
+    total = plan.iterations or plan.epochs * per_epoch
+    for epoch in range(99):
+        rows = torch.tensor([row for row in order(epoch).tolist() if row not in held])
+        for start in range(0, images, plan.batch):
+            if steps == total or (plan.drop_last and start + plan.batch > images):
+                break
+            batch = rows[start : start + plan.batch]
+            heads.step(FEATURES[batch], LABELS[batch], schedules.cosine(steps / total))
+            steps += 1
+    return heads, steps
+
+
+def chunks(size, epochs, held=()):
+    """The stream in pieces of another size than the batch, without the images held out."""
+
+    def stream(first):
+        for epoch in range(first, epochs):
+            for start in range(0, 23, size):
+                rows = order(epoch)[start : start + size]
+                rows = rows[[row not in held for row in rows.tolist()]]
+                yield Batch(FEATURES[rows], LABELS[rows], rows, epoch, start + size >= 23)
+
+    return stream
+
+
+@pytest.mark.parametrize("size", [1, 4, 10, 23])
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("iterations", [0, 3, 7])
+@pytest.mark.parametrize("held", [(), (3, 4, 5, 22)])
+def test_batches_do_not_depend_on_how_the_images_came(size, drop_last, iterations, held):
+    plan = train.Plan(3, 6, "iteration", drop_last=drop_last, iterations=iterations)
+    wanted, steps = stepped(plan, held=held)
+    assert steps == (iterations or 3 * plan.steps(23 - len(held)))
+    found, memory = Heads(torch.zeros(4, 3), [0.5, 5.0]), Memory()
+    images = 23 - len(held)
+    stream = chunks(size, plan.passes(images), held)
+    train.fit_stream({"a": found}, stream, lambda x: {"a": x}, plan=plan, images=images, checkpoint=memory)
+    assert torch.allclose(found.head(1)[0], wanted.head(1)[0], rtol=1e-5, atol=1e-6)
+    assert len(memory.saved) == plan.passes(images)
+
+
+@pytest.mark.parametrize("iterations", [0, 7])
+def test_features_in_memory_take_the_same_steps(iterations):
+    plan = train.Plan(3, 6, "iteration", drop_last=True, iterations=iterations)
+    found = Heads(torch.zeros(4, 3), [0.5, 5.0])
+    train.fit({"a": found}, {"a": FEATURES}, LABELS, plan=plan, order=order)
+    assert torch.equal(found.head(1)[0], stepped(plan)[0].head(1)[0])
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_features_in_memory_are_taken_up_after_each_epoch(done):
+    class Killed(Exception):
+        pass
+
+    def until(epochs):
+        for epoch in epochs:
+            if epoch == done:
+                raise Killed
+            yield epoch
+
+    plan, memory = train.Plan(4, 10, "iteration"), Memory()
+    killed, resumed = (Heads(torch.zeros(4, 3), [0.5, 5.0]) for _ in range(2))
+    options = {"plan": plan, "order": order, "between": Between(Share(memory, "seed"))}
+    with pytest.raises(Killed):
+        train.fit({"a": killed}, {"a": FEATURES}, LABELS, track=until, **options)
+    assert memory.load()["seed"]["epochs"] == done
+    train.fit({"a": resumed}, {"a": FEATURES}, LABELS, **options)
+    assert torch.equal(resumed.head(0)[0], by_hand("iteration").head(0)[0])
+
+
+def test_an_epoch_of_broken_images_still_takes_a_step():
+    """Seven of 23 can be decoded: no batch of ten is whole, but leaving the only one out would train nothing."""
+    plan = train.Plan(2, 10, "constant", drop_last=True)
+    found, wanted = (Heads(torch.zeros(4, 3), [0.5, 5.0]) for _ in range(2))
+    train.fit_stream(
+        {"a": found}, chunks(4, 2, tuple(range(16))), lambda x: {"a": x}, plan=plan, images=23, checkpoint=Memory()
+    )
+    for epoch in range(2):
+        rows = order(epoch)[order(epoch) >= 16]
+        wanted.step(FEATURES[rows], LABELS[rows])
+    assert torch.allclose(found.head(1)[0], wanted.head(1)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_shares_of_a_checkpoint_do_not_meet():
+    memory = Memory()
+    one, other = Share(memory, "one"), Share(memory, "other")
+    assert one.load() is None
+    one.save({"epochs": 1})
+    other.save({"epochs": 2})
+    assert (one.load(), other.load()) == ({"epochs": 1}, {"epochs": 2})
+    one.clear()
+    assert (one.load(), other.load()) == (None, {"epochs": 2})
+
+
+@pytest.mark.parametrize(("iterations", "ends"), [(0, True), (4, False), (6, True)])
+def test_the_stream_is_read_to_its_end_where_all_of_it_is_wanted(iterations, ends):
+    """Only then its owner knows every image that could not be decoded."""
+    told = []
+
+    def whole(first):
+        yield from stream(first, epochs=2)
+        told.append(True)
+
+    plan = train.Plan(2, 10, iterations=iterations)
+    train.fit_stream({"a": Heads(torch.zeros(4, 3), [0.5])}, whole, lambda x: {"a": x}, plan=plan, images=23,
+                     checkpoint=Memory())  # fmt: skip
+    assert bool(told) == ends

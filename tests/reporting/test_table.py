@@ -99,3 +99,35 @@ def test_a_unit_that_is_no_percentage_has_three_decimals(tmp_path: Path) -> None
     put(tmp_path, "one", scores=(score,))
     text = table.markdown(table.build(SUITE, tmp_path))
     assert "| encoder | k-NN (variance) |" in text and "**0.123 ± 0.005**" in text
+
+
+def test_data_with_fewer_samples_than_the_limit_are_whole_under_it(tmp_path: Path) -> None:
+    put(tmp_path, "one", value=0.5, data={"test": {"digest": "0" * 64, "n": 9}})
+    assert set(table.build(SUITE, tmp_path, limit=9).rows) == {"one"}
+    with pytest.raises(RecordError):
+        table.build(SUITE, tmp_path, limit=8)
+
+
+def test_a_column_without_a_value_counts_nothing(tmp_path: Path) -> None:
+    put(tmp_path, "one", value=0.5)
+    suite = Suite("s", "t", (*SUITE.columns, Column("mini-knn-coco-objects", title="objects")))
+    assert "n of the test set: k-NN 10" in table.build(suite, tmp_path).notes
+
+
+def test_a_wide_table_is_drawn_with_encoders_as_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from evalkit.cli.table import _draw
+
+    monkeypatch.setenv("COLUMNS", "100")
+    put(tmp_path, "one", value=0.5)
+    put(tmp_path, "two", value=0.4)
+    columns = (
+        Column("mini-knn-ccp-items", title="k-NN"),
+        *(Column("mini-knn-ccp-items", title=f"c{i}") for i in range(9)),
+    )
+    for suite, first in ((SUITE, ["encoder", "(%)"]), (Suite("s", "t", columns), ["one", "two"])):
+        _draw(table.build(suite, tmp_path))
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert first in lines
+    assert ["k-NN", "(%)", "50.0", "±", "10.0", "40.0", "±", "10.0"] in lines

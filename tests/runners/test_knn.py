@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
-from evalkit.errors import FeatureError, ProtocolError, UsageError
+from evalkit import catalog, runners
+from evalkit.errors import FeatureError, NoProjection, ProtocolError, UsageError
+from evalkit.metrics import banks
+from evalkit.metrics.neighbours import nearest
 from evalkit.runners import knn
-from tests.runners.fakes import FakeJob, features
+from tests.runners.fakes import FakeEncoder, FakeJob, features
 
 
 def normal(*shape, seed):
@@ -68,7 +72,30 @@ def test_predict_ranks_the_votes(rows, classes, seed, block):
     options = {"ks": ks, "temperature": 0.5, "classes": classes}
     votes = knn.vote(queries, bank, labels, **options)
     expected = votes.sort(dim=2, descending=True, stable=True).indices[..., :5]
-    assert torch.equal(knn.predict(queries, bank, labels, block=block, **options), expected)
+    assert torch.equal(knn.predict(queries, bank, labels, search=partial(nearest, block=block), **options), expected)
+
+
+@pytest.mark.parametrize("within", [nearest, banks.flat])
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 400), st.integers(1, 12), st.integers(0, 999), st.integers(1, 90))
+def test_predictions_from_tiles_are_the_same(within, rows, classes, seed, tile):
+    """Signs: hardly any similarity is alone, so a tie that is settled in another way shows."""
+    queries, bank = normal(6, 4, seed=seed).sign(), normal(rows, 4, seed=seed + 1).sign()
+    labels = torch.randint(classes, (rows,), generator=torch.Generator().manual_seed(seed))
+    options = {"ks": (1, 2, rows)[: 3 if rows > 2 else 2], "temperature": 0.5, "classes": classes}
+    expected = knn.predict(queries, bank, labels, search=nearest, **options)
+    in_tiles = partial(banks.tiled, tile=tile, within=within)
+    assert torch.equal(knn.predict(queries, bank, labels, search=in_tiles, **options), expected)
+
+
+@pytest.mark.parametrize("within", [nearest, banks.flat])
+def test_predictions_of_a_large_bank_are_the_same(within):
+    queries, bank = normal(300, 24, seed=0), normal(9000, 24, seed=1)
+    labels = (bank @ normal(24, 30, seed=2)).argmax(1)
+    options = {"ks": (10, 20, 100, 200), "temperature": 0.07}
+    expected = knn.predict(queries, bank, labels, search=nearest, **options)
+    in_tiles = partial(banks.tiled, tile=2048, within=within)
+    assert torch.equal(knn.predict(queries, bank, labels, search=in_tiles, **options), expected)
 
 
 def test_ks_in_any_order():
@@ -208,3 +235,159 @@ def test_names_features_that_are_not_finite():
     broken = features(torch.arange(4), torch.full((4, 3), float("nan")))
     with pytest.raises(FeatureError, match="not finite"):
         list(knn.run(FakeJob(knn.Config(ks=(1,)), broken, broken)))
+
+
+def obvious_predictions(queries, bank, labels, k, temperature):
+    """numpy, one query at a time: sort, weigh, add up; equal votes to the lowest class."""
+    unit = [
+        rows.double().numpy() / np.linalg.norm(rows.double().numpy(), axis=1, keepdims=True) for rows in (queries, bank)
+    ]
+    found = []
+    for query in unit[0]:
+        cosine = unit[1] @ query
+        votes = {}
+        for row in sorted(range(len(cosine)), key=lambda j: (-round(cosine[j], 9), j))[:k]:
+            votes[int(labels[row])] = votes.get(int(labels[row]), 0.0) + math.exp(cosine[row] / temperature)
+        found.append(min(votes, key=lambda label: (-round(votes[label], 9), label)))
+    return found
+
+
+@pytest.mark.parametrize("temperature", [0.04, 0.05, 0.07])
+def test_the_runner_is_right_for_every_pooling_and_temperature(temperature):
+    """The concatenation is normalised as a whole: a long class token outweighs a short patch mean."""
+    rng = torch.Generator().manual_seed(1)
+    made = []
+    for n in (90, 40):
+        labels = torch.randint(7, (n,), generator=rng) * 2  # gaps
+        cls, mean = (torch.randn(n, 5, generator=rng) + scale * labels[:, None].cos() for scale in (1, 2))
+        made.append(features(labels, 3 * cls, mean))
+    train, test = made
+    config = knn.Config(ks=(3, 20), temperature=temperature, pooling=("cls", "mean", "cls+mean"))
+    scores = by_name(FakeJob(config, train, test))
+    rows = {p: [s.rows[p] for s in made] for p in ("cls", "mean")}
+    rows["cls+mean"] = [torch.cat([s.rows["cls"], s.rows["mean"]], 1) for s in made]
+    right = {}
+    for pooling, (bank, queries) in rows.items():
+        for k in (3, 20):
+            guess = obvious_predictions(queries, bank, train.labels, k, temperature)
+            right[pooling, k] = [float(a == b) for a, b in zip(guess, test.labels.tolist(), strict=True)]
+            name = f"top1@k={k}" if pooling == "cls" else f"{pooling}/top1@k={k}"
+            assert scores[name].outcomes.tolist() == right[pooling, k]
+            assert scores[name].value == pytest.approx(sum(right[pooling, k]) / 40)
+    assert right["cls", 20] != right["cls+mean", 20] != right["mean", 20]
+
+
+class WithHead(FakeEncoder):
+    """The head reads the first two numbers of the class token alone; its bottleneck the last two."""
+
+    def project(self, tokens, at="output"):
+        return tokens.cls[:, :2] if at == "output" else tokens.cls[:, -2:]
+
+
+def test_the_pretraining_heads_output_is_a_pooling():
+    labels = torch.arange(60) % 6
+    noise = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    angle = labels * math.pi / 3
+    rows = torch.cat([torch.stack([angle.cos(), angle.sin()], 1), 5 * noise], 1)
+    train, test = features(labels, rows), features(labels[3:20].flip(0), rows.roll(6, 0)[3:20].flip(0))
+    config = knn.Config(ks=(5,), pooling=("cls", "projection", "bottleneck"))
+    job = FakeJob(config, train, test, encoder=WithHead(4))
+    scores = by_name(job)
+    assert scores["projection/top1@k=5"].value == 1.0
+    assert scores["top1@k=5"].value < 1 and scores["bottleneck/top1@k=5"].value < 1
+    assert job.asked == [("train", (-1,), True, ("cls",)), ("test", (-1,), True, ("cls",))]
+
+
+def test_an_encoder_without_a_head_is_told_so():
+    class Headless(FakeEncoder):
+        def project(self, tokens, at="output"):
+            raise NoProjection("no head")
+
+    made = features(torch.arange(10) % 2)
+    with pytest.raises(NoProjection):
+        list(knn.run(FakeJob(knn.Config(ks=(1,), pooling=("projection",)), made, made, encoder=Headless(16))))
+
+
+@pytest.mark.parametrize("search", ["faiss", "faiss-ivf"])
+def test_faiss_scores_the_same_and_is_told(search):
+    rng = torch.Generator().manual_seed(0)
+    train, test = (
+        features(
+            labels, torch.randn(n, 6, generator=rng) + 3 * torch.nn.functional.one_hot(labels, 6), torch.ones(n, 3)
+        )
+        for n, labels in ((400, torch.arange(400) % 6), (50, torch.arange(50) % 6))
+    )
+    options = {"ks": (1, 20), "pooling": ("cls", "mean")}
+    exact, other = (FakeJob(knn.Config(**options, search=way, probes=10**6), train, test) for way in ("exact", search))
+    expected, found = by_name(exact), by_name(other)
+    assert {n: s.outcomes.tolist() for n, s in found.items()} == {n: s.outcomes.tolist() for n, s in expected.items()}
+    assert "search" not in exact.facts
+    told = other.facts["search"]
+    assert list(told) == ["cls", "mean"]
+    if search == "faiss":
+        assert told["cls"] == {"index": "Flat"}
+    else:
+        assert told["cls"] == {"index": "IVF10,Flat", "probes": 10, "queries": 50, "recall@1": 1.0, "recall@20": 1.0}
+
+
+def test_an_approximate_search_tells_its_recall():
+    rng = torch.Generator().manual_seed(0)
+    train, test = (features(torch.arange(n) % 6, torch.randn(n, 6, generator=rng)) for n in (2000, 50))
+    job = FakeJob(knn.Config(ks=(5, 50), search="faiss-ivf", probes=1), train, test)
+    assert len(by_name(job)) == 4
+    told = job.facts["search"]["cls"]
+    assert told["probes"] == 1 and 0 < told["recall@50"] < told["recall@5"] < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pooling": ()}, "at least one"),
+        ({"pooling": ("cls", "cls")}, "each once"),
+        ({"pooling": ("projection", "projection")}, "once"),
+        ({"pooling": ("cls", "max")}, "max"),
+        ({"probes": 0}, "probes is 0"),
+        ({"ks": (0,)}, "ks"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(UsageError, match=message):
+        knn.Config(**options)
+
+
+RECIPES = [name for name in catalog.recipes() if catalog.recipe(name).runner == "knn"]
+VARIANTS = {
+    "mugs-s": ((10, 15, 20, 30, 40, 50, 100, 200), 0.05, ("cls",)),
+    "mugs-bl": ((10, 15, 20, 30, 40, 50, 100, 200), 0.04, ("cls",)),
+    "mmc": ((10, 20, 50, 100), 0.07, ("cls", "mean", "cls+mean")),
+    "selfpatch": ((20,), 0.07, ("cls", "mean")),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_say_what_the_papers_say(name):
+    recipe = catalog.recipe(name)
+    config = runners.configure("knn", recipe.config)
+    for variant, said in VARIANTS.items():
+        if name.endswith(f"-{variant}"):
+            assert (config.ks, config.temperature, config.pooling) == said
+            break
+    else:
+        assert config.temperature == 0.07 and {10, 20} <= set(config.ks) and config.pooling[0] == "cls"
+    assert config.search == "exact"
+    needed = {"mean": "patches", "cls+mean": "patches"}
+    assert set(recipe.needs) <= {"cls", "patches"} and "cls" in recipe.needs
+    if name.endswith(("-mmc", "-selfpatch")):
+        assert {needed.get(p, "cls") for p in config.pooling} <= set(recipe.needs)
+    assert int(recipe.headline.removeprefix("top1@k=")) in config.ks
+
+
+def test_every_variant_of_every_data_set_is_there():
+    data = {"imagenet1k", "imagenet100", "imagenet10", "cifar10", "cifar100", "pets", "flowers", "cars"}
+    whole = {f"knn-{name}" for name in data} | {"knn-inaturalist18", "knn-inaturalist19"}
+    variants = {f"knn-imagenet1k-{variant}" for variant in VARIANTS}
+    variants |= {f"knn-{name}-mmc" for name in ("imagenet100", "cifar10", "pets", "flowers")} | {
+        "knn-imagenet10-selfpatch"
+    }
+    mini = {"mini-knn-ccp-items", "mini-knn-coco-objects", "mini-knn-coco-objects-mmc"}
+    assert set(RECIPES) >= whole | variants | mini | {f"mini-knn-ccp-items-{variant}" for variant in VARIANTS}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import math
+
 import pytest
 import torch
+from torch.nn import functional as F
 
 from evalkit.errors import FeatureError, ProtocolError, UsageError
 from evalkit.probing.heads import first_weights
+from evalkit.probing.holdout import hold_out
 from evalkit.runners import linear
 from tests.runners.fakes import FakeJob, features
 
@@ -233,9 +238,210 @@ def test_names_features_that_are_not_finite():
         ({"poolings": ()}, "poolings"),
         ({"momentum": 1.0}, "momentum"),
         ({"select": "fixed"}, "fixed"),
-        ({"mode": "online"}, "online"),
+        ({"last_blocks": (1, 1)}, "last_blocks"),
+        ({"last_blocks": ()}, "last_blocks"),
+        ({"select": "fixed", "rates": (0.1,), "last_blocks": (1, 4)}, "fixed"),
+        ({"min_rate": 1e-5}, "min_rate"),
+        ({"min_rate": -1e-5, "rates": (0.1,)}, "min_rate"),
+        ({"warmup": 100}, "warmup"),
+        ({"norm_images": -1}, "norm_images"),
+        ({"size": 0}, "size"),
     ],
 )
 def test_says_which_option_cannot_be(change, message):
     with pytest.raises(UsageError, match=message):
         linear.Config(**change)
+
+
+def sweep(**change):
+    given = {"epochs": 4, "batch_size": 16, "rates": (0.05, 2.0, 8.0), "seeds": (0, 1), "held_out": 0.2}
+    return linear.Config(mode="online", size=8, **given | change)
+
+
+def shared(count, seed, classes=5):
+    """Noisy features, four crops of each image."""
+    alone = noisy(count, seed, 0.7, classes)
+    return features(alone.labels, alone.rows["cls"], groups=torch.arange(count) // 4)
+
+
+def modules(job, seed, inputs):
+    """One plain layer with its own optimiser per input and rate, from the first weights of the runner."""
+    found = {}
+    for name, width in inputs.items():
+        for index, rate in enumerate(job.config.rates):
+            layer = torch.nn.Linear(width, 5)
+            layer.weight.data.copy_(first_weights(width, 5, job.rng("linear", "first", seed, name)).T)
+            layer.bias.data.zero_()
+            found[name, index] = layer, torch.optim.SGD(layer.parameters(), lr=rate * 16 / 256, momentum=0.9)
+    return found
+
+
+def trained_by_hand(job, seed, inputs, rows_of):
+    """Every batch holds 16 of the images that are not held out, in the order of the stream."""
+    held = hold_out(job.train.groups, 0.2, job.rng("linear", "held-out"))
+    probes = modules(job, seed, inputs)
+    for epoch in range(4):
+        order = torch.randperm(len(job.train), generator=job.rng("stream", epoch))
+        order = order[~held[order]]
+        for start in range(0, len(order), 16):
+            rows = order[start : start + 16]
+            for (name, index), (layer, sgd) in probes.items():
+                factor = 0.5 * (1 + math.cos(math.pi * epoch / 4))
+                sgd.param_groups[0]["lr"] = job.config.rates[index] * 16 / 256 * factor
+                sgd.zero_grad()
+                F.cross_entropy(layer(rows_of(name, job.train)[rows]), job.train.labels[rows]).backward()
+                sgd.step()
+    return held, {key: layer for key, (layer, _) in probes.items()}
+
+
+@pytest.mark.parametrize("last_blocks", [1, (1, 2)])
+def test_online_sweep_equals_probes_written_out(last_blocks):
+    """Held-out images train nothing, choose by the deterministic view, and the test split only names the extra."""
+    job = FakeJob(sweep(last_blocks=last_blocks), shared(80, 0), shared(60, 1))
+    scores = by_name(job)
+    assert list(scores) == ["top1", "top1@seed=0", "top1@seed=1", "best-on-test"]
+    assert job.encoder.calls == 4 * 5
+    inputs = {"cls": 5} if last_blocks == 1 else {"cls@1": 5, "cls@2": 10}
+
+    def rows_of(name, split):
+        last, before = split.get("cls", -1), split.get("cls", -2)
+        return torch.cat([before, last], dim=1) if name.endswith("@2") else last
+
+    for seed in (0, 1):
+        held, probes = trained_by_hand(job, seed, inputs, rows_of)
+        logits = {
+            (key, split): probes[key](rows_of(key[0], of))
+            for key in probes
+            for split, of in (("train", job.train), ("test", job.test))
+        }
+        known = {key: F.cross_entropy(logits[key, "train"][held], job.train.labels[held]).item() for key in probes}
+        right = {
+            at: rows.argmax(1) == (job.train if at[1] == "train" else job.test).labels for at, rows in logits.items()
+        }
+        rank = {key: (-int(right[key, "train"][held].sum()), known[key], job.config.rates[key[1]]) for key in probes}
+        best = min(rank, key=rank.__getitem__)
+        chosen = job.facts["chosen"][f"seed={seed}"]
+        assert chosen["base_rate"] == job.config.rates[best[1]]
+        assert chosen["held_out"] == int(held.sum()) == 16
+        assert chosen["held_out_top1"] == pytest.approx(right[best, "train"][held].float().mean().item())
+        assert chosen.get("last_blocks") == (None if last_blocks == 1 else int(best[0][-1]))
+        assert torch.allclose(job.kept["head"][f"{seed}/weight"], probes[best].weight, atol=1e-4)
+        assert scores[f"top1@seed={seed}"].outcomes.tolist() == right[best, "test"].float().tolist()
+    assert job.asked[-1][0] == "train"
+    assert scores["best-on-test"].value >= scores["top1"].value
+
+
+def test_online_sweep_holds_out_whole_images():
+    """Four crops of an image hold the only examples of a class: held out, that class cannot be learnt."""
+    labels = torch.cat([torch.arange(36) % 2, torch.tensor([2, 2, 2, 2])])
+    train, test = features(labels, groups=torch.arange(40) // 4), features(torch.tensor([2]))
+    jobs = [FakeJob(sweep(seeds=(0,), epochs=20, rates=(8.0, 16.0)), train, test, seed=seed) for seed in range(40)]
+    alone = [bool(hold_out(train.groups, 0.2, job.rng("linear", "held-out"))[36]) for job in jobs]
+    some = [alone.index(True), alone.index(False)]
+    found = {(alone[seed], by_name(jobs[seed])["top1"].value) for seed in some}
+    assert found == {(True, 0.0), (False, 1.0)}
+
+
+RECIPES = {
+    "mae": {"rates": (0.3,), "select": "fixed", "optimiser": "lars", "norm": "batch", "norm_images": 8, "warmup": 2,
+            "schedule": "iteration", "drop_last": True, "best": "heads+epochs"},
+    "sweep": {"best": "heads+epochs"},
+    "dinov2": {"poolings": ("cls", "cls+mean"), "last_blocks": (1, 4), "iterations": 14, "schedule": "iteration",
+               "drop_last": True},
+    "mugs": {"rates": (2.0,), "select": "fixed", "min_rate": 0.01, "best": "heads+epochs"},
+}  # fmt: skip
+
+
+def of(mode, recipe, **change):
+    kinds = RECIPES[recipe] if mode == "online" else RECIPES[recipe] | {"mode": "cached"}
+    given = {"mode": "online", "size": 8, "epochs": 4, "batch_size": 16, "rates": (0.05, 2.0, 8.0), "seeds": (0, 1)}
+    return linear.Config(**given | kinds | change)
+
+
+class Killed(Exception):
+    pass
+
+
+class KilledAt:
+    """A checkpoint in memory; the run dies right after a state was saved."""
+
+    def __init__(self, saves):
+        self.state, self.saves = None, saves
+
+    def load(self):
+        return copy.deepcopy(self.state)
+
+    def save(self, state):
+        self.state = copy.deepcopy(state)
+        self.saves -= 1
+        if self.saves == 0:
+            raise Killed
+
+
+def outcome(job):
+    return [(s.name, s.value, s.note, s.outcomes.tolist()) for s in linear.run(job)], job.kept["head"], job.facts
+
+
+@pytest.mark.parametrize("mode", ["online", "cached"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_killed_after_any_epoch_the_result_is_the_same_to_the_bit(mode, recipe):
+    splits = shared(80, 0), shared(60, 1)
+    splits[0].rows["mean"], splits[1].rows["mean"] = (split.rows["cls"] for split in splits)
+    job = FakeJob(of(mode, recipe), *splits)
+    whole = outcome(job)
+    for saves in range(1, 5 if mode == "online" else 9):  # cached, the seeds come one after the other
+        killed = FakeJob(of(mode, recipe), *splits, checkpoint=KilledAt(saves))
+        with pytest.raises(Killed):
+            list(linear.run(killed))
+        resumed = FakeJob(of(mode, recipe), *splits, checkpoint=killed.checkpoint)
+        found = outcome(resumed)
+        assert found[0] == whole[0]
+        assert found[2] == whole[2]
+        assert all(torch.equal(found[1][name], tensor) for name, tensor in whole[1].items())
+        assert resumed.encoder.calls == max(0, job.encoder.calls - 5 * saves)
+
+
+def test_behind_a_batch_norm_an_image_is_judged_alone():
+    """The outcome of a test image does not depend on the other test images: no statistics of the test batch."""
+    train, test = shared(80, 0), shared(60, 1)
+    one, single = (FakeJob(of("online", "mae"), train, split) for split in (test, test.at([7])))
+    together, alone = by_name(one)["top1"].outcomes, by_name(single)["top1"].outcomes
+    assert alone.tolist() == [together[7]]
+    assert torch.equal(one.kept["head"]["0/norm_mean"], single.kept["head"]["0/norm_mean"])
+    weight, bias = (one.kept["head"][f"0/{name}"] for name in ("weight", "bias"))
+    mean, var = (one.kept["head"][f"0/norm_{name}"] for name in ("mean", "var"))
+    logits = F.linear((test.rows["cls"] - mean) / (var + 1e-6).sqrt(), weight, bias)
+    assert by_name(one)["top1@seed=0"].outcomes.tolist() == (logits.argmax(1) == test.labels).float().tolist()
+
+
+@pytest.mark.parametrize("mode", ["online", "cached"])
+def test_best_epoch_on_test_is_an_extra_and_changes_nothing(mode):
+    splits = shared(80, 0), shared(60, 1)
+    plain, extra = (
+        {s.name: s for s in linear.run(FakeJob(of(mode, "mugs", best=best), *splits))}
+        for best in ("heads", "heads+epochs")
+    )
+    assert set(extra) - set(plain) == {"best-on-test"}
+    assert all(extra[name].outcomes.tolist() == score.outcomes.tolist() for name, score in plain.items())
+    per_epoch = {
+        epochs: by_name(FakeJob(of(mode, "mugs", epochs=epochs, schedule="constant", best="heads"), *splits))
+        for epochs in (1, 2, 3, 4)
+    }
+    found = by_name(FakeJob(of(mode, "mugs", schedule="constant"), *splits))["best-on-test"]
+    best = [max(per_epoch[e][f"top1@seed={s}"].value for e in per_epoch) for s in (0, 1)]
+    assert found.value == pytest.approx(sum(best) / 2)
+    assert found.note == "best-on-test"
+
+
+def test_a_sweep_of_52_heads():
+    rates = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
+    splits = shared(80, 0), shared(60, 1)
+    for split in splits:
+        split.rows["mean"] = split.rows["cls"]
+    job = FakeJob(of("online", "dinov2", rates=rates, seeds=(0,)), *splits)
+    by_name(job)
+    assert sum(len(rates) for _ in job.config.inputs) == 52
+    assert list(job.config.inputs) == ["cls@1", "cls+mean@1", "cls@4", "cls+mean@4"]
+    assert job.asked[0] == ("test", (-4, -3, -2, -1), True, ("cls", "mean"))
+    steps_per_pass = 76 // 16
+    assert job.encoder.calls == -(-14 // steps_per_pass) * 5 - 2  # the last pass ends with the 14th step

@@ -1,0 +1,125 @@
+"""Object retrieval: every image asks for all others, images of its class are what should be found.
+
+What:   cosine similarity, average precision per query (the query itself left out), mean over queries; of the class
+        token, of the mean of the patch tokens, and of what the pretraining head makes of the class token.
+Source: Zhu et al., Understanding Self-Supervised Pretraining with Part-Aware Representation Learning (arXiv:2301.11915),
+        Table 2; no code of object retrieval was released, its arithmetic is taken from the part retrieval beside it
+        (JiePKU/understand-ssl-part-aware ffea818, pr_patch_retrieval.py:320-394; "projection" is the whole output of the
+        head, "embedding" the mean of the patch tokens, both after the final norm).
+Choice: the paper reports the better of class token and patch mean, which the test labels decide. Here `mAP` is the class
+        token (the patch mean where there is none), and `mAP@encoded`, the better one, is an extra marked best-on-test.
+Ties:   equal similarities enter together (`metrics.ranking`).
+Expect: on CIFAR-10 with DINO ViT-B/16 31.3 encoded and 61.5 projected; on COCO 38.0 and 57.3 (Table 2). The COCO boxes are
+        ours, since the paper does not say which are "approximately square".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from evalkit.errors import NoProjection, ProtocolError, UsageError
+from evalkit.metrics import bootstrap, classification
+from evalkit.metrics.ranking import LeaveOneOut
+from evalkit.probing.projection import of_class_tokens
+from evalkit.types import Features, Job, Part, Role, Score
+
+NAMES = {"projection": "projected", "bottleneck": "bottleneck"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """roles: images of these splits ask one another; the paper's CIFAR-10 is all 60,000 images, both splits.
+
+    projections: of the pretraining head: its output, as the paper ("projected"), and what enters its last layer.
+    Raises UsageError for no role or one named twice.
+    """
+
+    roles: tuple[Role, ...] = ("test",)
+    projections: tuple[Literal["projection", "bottleneck"], ...] = ("projection", "bottleneck")
+
+    def __post_init__(self) -> None:
+        for name in ("roles", "projections"):
+            given = getattr(self, name)
+            if len(set(given)) < len(given):
+                raise UsageError(f"{name} is {list(given)}; each may be named once")
+        if not self.roles:
+            raise UsageError("roles is empty; at least one of train, test")
+
+
+@dataclass(frozen=True)
+class _Gallery:
+    """All images of the roles. labels, groups: (N,); groups are numbered through."""
+
+    splits: Sequence[Features]
+    labels: Tensor
+    groups: Tensor
+
+    def rows(self, part: Part) -> Tensor:
+        """(N, D) float32."""
+        return torch.cat([split.get(part).float() for split in self.splits])
+
+
+def run(job: Job) -> Iterator[Score]:
+    """Yield "mAP", then "mAP@cls", "mAP@mean", "mAP@encoded", "mAP@projected", "mAP@bottleneck", as far as there are any.
+
+    Values are fractions in [0, 1], n the number of queries that have something to find (the others are the fact
+    "queries_without_relevant"), intervals over queries with the gallery fixed, grouped by image. What the encoder lacks
+    is the fact "absent", with the reason. Raises ProtocolError where there is one class only, or none with two images;
+    FeatureError where features are not finite.
+    """
+    config: Config = job.config
+    parts: tuple[Part, ...] = ("cls", "mean") if "cls" in job.encoder.spec.offers else ("mean",)
+    gallery = _gallery(job, config.roles, parts)
+    found = {part: _measured(job, gallery, gallery.rows(part), part) for part in parts}
+    best = max(parts, key=lambda part: found[part].value)
+    job.fact("representation", {"mAP": parts[0], "mAP@encoded": best})
+    absent = {} if "cls" in parts else {"mAP@cls": f"{job.encoder.spec.id} has no class token"}
+    yield replace(found[parts[0]], name="mAP")
+    yield from found.values()
+    yield replace(found[best], name="mAP@encoded", note="best-on-test")
+    for projection in config.projections:
+        name = NAMES[projection]
+        try:
+            if "cls" not in parts:
+                raise NoProjection(f"{job.encoder.spec.id} has no class token for a pretraining head to read")
+            rows = of_class_tokens(job.encoder, gallery.rows("cls"), projection, job.device)
+        except NoProjection as reason:
+            absent[f"mAP@{name}"] = str(reason)
+        else:
+            yield _measured(job, gallery, rows, name)
+    if absent:
+        job.fact("absent", absent)
+
+
+def _gallery(job: Job, roles: Sequence[Role], parts: Sequence[Part]) -> _Gallery:
+    splits = [job.features(role, parts=parts) for role in roles]
+    labels = torch.cat([split.labels for split in splits])
+    groups, first = [], 0
+    for split in splits:
+        groups.append(split.groups + first)
+        first += 1 + int(split.groups.max()) if len(split) else 0
+    gallery = _Gallery(splits, labels, torch.cat(groups))
+    if not len(labels):
+        raise ProtocolError(f"retrieval needs images; the splits {', '.join(roles)} hold none")
+    if classification.seen_classes(labels) < 2:
+        raise ProtocolError("all images have the same class: every ranking would be perfect by definition")
+    alone = int((torch.unique(labels, return_counts=True)[1] == 1).sum())
+    if alone == classification.seen_classes(labels):
+        raise ProtocolError("no class has two images: there is nothing to be found")
+    job.fact("queries_without_relevant", alone)
+    return gallery
+
+
+def _measured(job: Job, gallery: _Gallery, rows: Tensor, name: str) -> Score:
+    rankings = LeaveOneOut.of(rows.to(job.device), gallery.labels.to(job.device))
+    outcomes = torch.empty(len(rows), dtype=torch.float64)
+    for index, precision in job.track(rankings, f"retrieval, {name}", total=len(rankings)):
+        outcomes[index.cpu()] = precision.cpu()
+    asked = ~outcomes.isnan()  # the labels alone decide which have something to find
+    groups = gallery.groups[asked].numpy()
+    return bootstrap.score(f"mAP@{name}", outcomes[asked].numpy(), groups, seed=job.seed)
