@@ -25,6 +25,9 @@ from evalkit.adapters.vit import VisionTransformer, ViTConfig
 from evalkit.errors import CheckpointError, KeyMismatch, UsageError
 from evalkit.types import EncoderSpec, Manifest
 
+NAMED_ONLY = {"timm"}
+"""Families with hundreds of architectures that only a name tells apart; looking at them costs seconds and finds nothing."""
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -110,7 +113,7 @@ def undecided(seen: Inspection) -> CheckpointError | UsageError | KeyMismatch:
 
 
 def _readings(raw: RawCheckpoint, wish: Wish) -> Iterator[Candidate]:
-    for name in [wish.family] if wish.family else adapters.names():
+    for name in [wish.family] if wish.family else sorted(set(adapters.names()) - NAMED_ONLY):
         family = _family(name, raw)
         if family is None:
             continue
