@@ -143,7 +143,8 @@ def describe_score(record: Record) -> str:
     percent = score["unit"] == "fraction"
     scale, unit = (100, " %") if percent else (1, f" {score['unit']}")
     half = (score["high"] - score["low"]) / 2 if None not in (score["high"], score["low"]) else float("nan")
-    return f"{score['name']} {score['value'] * scale:.1f}{unit} ± {half * scale:.1f} (n {score['n']})"
+    digits = 1 if percent else 3
+    return f"{score['name']} {score['value'] * scale:.{digits}f}{unit} ± {half * scale:.{digits}f} (n {score['n']})"
 
 
 def _finish(outcomes: list[Outcome], out: Path, as_json: bool) -> None:

@@ -425,3 +425,12 @@ def test_shell_completion_knows_the_recipes() -> None:
     assert "mini-knn-ccp-items" in complete_recipe("mini-knn")
     assert complete_suite("dem") == ["demo"]
     assert complete_encoder("ship") == ["shipped"]
+
+
+def test_what_is_no_percentage_is_told_with_three_decimals() -> None:
+    from types import SimpleNamespace
+
+    from evalkit.cli.measure import describe_score
+
+    score = {"name": "cls", "value": 0.0384, "low": 0.0364, "high": 0.0404, "n": 401, "unit": "variance"}
+    assert describe_score(SimpleNamespace(score=lambda: score)) == "cls 0.038 variance ± 0.002 (n 401)"  # type: ignore[arg-type]
