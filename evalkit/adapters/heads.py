@@ -61,7 +61,7 @@ def dino_head(state: Mapping[str, Tensor], dim: int) -> DINOHead:
     matrices = [w for _, w in sorted(layers.items()) if w.ndim == 2] + ([] if prototypes is None else [prototypes])
     widths = [dim, *(w.shape[0] for w in matrices)]  # what each matrix must read; the last width is read by none
     if _places(layers) not in (_plan(layers, 2), _plan(layers, 3)) or any(
-        w.ndim != 2 or w.shape[1] != width for w, width in zip(matrices, widths, strict=False)
+        w.ndim != 2 or w.shape[1] != width for w, width in zip(matrices, widths[:-1], strict=True)
     ):
         found = ", ".join(f"{key} {tuple(value.shape)}" for key, value in sorted(state.items())[:8])
         raise KeyMismatch(f"the head is none of DINO's for {dim} dimensions: expected mlp.0, mlp.2 ..., found {found}")

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class Config:
         for name, low in (("ways", 2), ("shots", 1), ("queries", 1), ("episodes", 1)):
             if getattr(self, name) < low:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {low}")
-        rising = all(a < b for a, b in zip(self.thresholds, self.thresholds[1:], strict=False))
+        rising = all(a < b for a, b in pairwise(self.thresholds))
         if not self.thresholds or not rising or not -1 <= self.thresholds[0] <= self.thresholds[-1] <= 1:
             raise UsageError(f"thresholds is {list(self.thresholds)}; cosines in [-1, 1], ascending, at least one")
 

@@ -115,6 +115,7 @@ def test_training_files_are_read_as_torch_reads_them(tmp_path, container, called
     content = saved(_content(), container)
     raw = _read(tmp_path, content, called)
     assert raw.container == f"torch-{container}"
+    # our own bytes, read as torch reads what it trusts: the restricted reader is the one under test
     _alike(raw.state, torch.load(io.BytesIO(content), weights_only=False))
     assert raw.state["module"]._metadata["1"]["version"] == 2
     assert raw.state["views"][0].data_ptr() == raw.state["views"][1].data_ptr()
