@@ -5,10 +5,10 @@ Nothing heavy is imported at run time, so that `evalkit --help` stays fast.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +30,8 @@ Interpolation = Literal["bicubic", "bilinear"]
 Fitting = Literal["again", "cut"]
 Precision = Literal["auto", "fp32", "bf16"]
 Role = Literal["train", "test"]
+Read = TypeVar("Read")
+"""What a reader makes of a sample."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -237,6 +239,48 @@ class Judged(Dataset, Protocol):
         ...
 
 
+class Segmented(Dataset, Protocol):
+    """One sample per image, every pixel labelled. `classes` are the names of the labels; `Sample.label` is -1."""
+
+    def pixels(self, index: int) -> np.ndarray:
+        """(H, W) int32 of the sample's upright image: a class each, -1 where nothing counts. Raises BrokenImage."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Outlined:
+    """One object of an image. id: unique within the split. label: its class. mask: (H, W) bool, its pixels."""
+
+    id: str
+    label: int
+    mask: np.ndarray
+
+
+class Instances(Dataset, Protocol):
+    """One sample per image, whose objects are outlined one by one and may overlap. `Sample.label` is -1."""
+
+    def objects(self, index: int) -> tuple[Outlined, ...]:
+        """The objects of a sample, in the order of their ids. Raises BrokenImage."""
+        ...
+
+
+class Clips(Dataset, Protocol):
+    """One sample per video; `Sample.group` is its name, `image(group)` its first frame. `Sample.label` is -1."""
+
+    def frames(self, index: int) -> tuple[str, ...]:
+        """The names of a clip's frames, in order."""
+        ...
+
+    def frame(self, index: int, number: int) -> Image:
+        """The decoded frame, mode RGB. Raises BrokenImage."""
+        ...
+
+    def truth(self, index: int, number: int) -> np.ndarray | None:
+        """(H, W) uint8: 0 background, 1 ... the objects, 255 where nothing counts; None where the frame has no
+        annotation. Raises BrokenImage."""
+        ...
+
+
 @dataclass(frozen=True)
 class View:
     """How an image becomes a square input: fixed by recipe and manifest together, part of every feature key.
@@ -376,6 +420,16 @@ class Job(Protocol):
         self, role: Role, augmentation: Augmentation, *, epochs: int, batch_size: int, first_epoch: int = 0
     ) -> Iterator[Batch]:
         """Augmented batches, shuffled; epoch e is the same whichever epoch the stream began with."""
+        ...
+
+    def read(
+        self, role: Role, reader: Callable[..., Read], items: Iterable[tuple[int, ...]]
+    ) -> Iterator[tuple[tuple[int, ...], Read]]:
+        """(item, reader(dataset, *item)) of each item in order, computed ahead in decoding workers.
+
+        The first number of an item is the position of a sample; others are the reader's own (a frame, a turn that
+        seeds an augmentation). reader: a function of a module, or an object, that can be pickled. A sample whose image
+        is broken is left out and put on record with --skip-broken, else BrokenImage is raised."""
         ...
 
     def encode(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> tuple[Tokens, ...]:

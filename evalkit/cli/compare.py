@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evalkit.cli.measure import complete_encoder
+from evalkit.cli.options import complete_encoder
 
 
 def compare(

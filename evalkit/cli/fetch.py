@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evalkit import catalog
-from evalkit.cli.measure import complete_encoder
+from evalkit.cli.options import complete_encoder
 from evalkit.errors import FetchError, UsageError
 
 if TYPE_CHECKING:

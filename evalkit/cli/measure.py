@@ -10,6 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evalkit import catalog
+from evalkit.cli.options import (
+    SHIPPED,
+    Arch,
+    DataPaths,
+    DataRoot,
+    Device,
+    DeviceName,
+    Family,
+    Limit,
+    Network,
+    Precision,
+    PrecisionName,
+    Seed,
+    SkipBroken,
+    complete_encoder,
+    complete_recipe,
+    complete_suite,
+    pairs,
+)
 from evalkit.errors import EvalkitError, RecordError, UsageError
 
 if TYPE_CHECKING:
@@ -17,43 +36,6 @@ if TYPE_CHECKING:
     from evalkit.progress import RichProgress
     from evalkit.records import Record
     from evalkit.types import Encoder, Recipe
-
-SHIPPED = "shipped"
-
-
-class Device(enum.StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Precision(enum.StrEnum):
-    """In which arithmetic the encoder runs."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-def _begins(names: list[str], incomplete: str) -> list[str]:
-    return [n for n in names if n.startswith(incomplete)]
-
-
-def complete_recipe(incomplete: str) -> list[str]:
-    """Recipe ids for the shell."""
-    return _begins(catalog.recipes(), incomplete)
-
-
-def complete_suite(incomplete: str) -> list[str]:
-    """Suite ids for the shell."""
-    return _begins(catalog.suites(), incomplete)
-
-
-def complete_encoder(incomplete: str) -> list[str]:
-    """Encoder ids for the shell."""
-    return _begins([*catalog.manifests(), SHIPPED], incomplete)
 
 
 def evaluate(
@@ -64,17 +46,17 @@ def evaluate(
                                                      autocompletion=complete_recipe)] = None,
     suite: Annotated[str | None, typer.Option("--suite", "-s", help="All recipes of a suite.",
                                               autocompletion=complete_suite)] = None,
-    family: Annotated[str, typer.Option(help="Family of a weights file: dino, timm ...")] = "",
-    arch: Annotated[str, typer.Option(help="Architecture of a weights file, as its family names it.")] = "",
-    network: Annotated[str, typer.Option(help="Which network of the file: teacher, student ... (the family's own if empty).")] = "",
-    data_root: Annotated[Path | None, typer.Option(envvar="EVALKIT_DATA", help="Folder that holds the datasets.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="NAME=PATH: where one dataset lies.")] = None,
-    device: Annotated[Device, typer.Option(help="auto: cuda where there is one.")] = Device.auto,
-    precision: Annotated[Precision, typer.Option(help="auto: bf16 on cuda, fp32 on the CPU.")] = Precision.auto,
-    limit: Annotated[int | None, typer.Option(help="At most N samples of each split, evenly spread.")] = None,
-    skip_broken: Annotated[bool, typer.Option(help="Leave out images that cannot be decoded, and record which.")] = False,
+    family: Family = "",
+    arch: Arch = "",
+    network: Network = "",
+    data_root: DataRoot = None,
+    data: DataPaths = None,
+    device: DeviceName = Device.auto,
+    precision: PrecisionName = Precision.auto,
+    limit: Limit = None,
+    skip_broken: SkipBroken = False,
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("runs"),
-    seed: Annotated[int, typer.Option(help="Seed of everything random in the protocol.")] = 0,
+    seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON on standard output.")] = False,
 ) -> None:  # fmt: skip
     """Measure frozen encoders with recipes, and write one record per encoder and recipe.
@@ -92,7 +74,7 @@ def evaluate(
     from evalkit.progress import RichProgress
 
     options = Options(
-        data_root=data_root, data=_pairs(data or []), device=device.value, precision=precision.value, limit=limit,
+        data_root=data_root, data=pairs(data), device=device.value, precision=precision.value, limit=limit,
         skip_broken=skip_broken, out=out, seed=seed,
     )  # fmt: skip
     with RichProgress(quiet=as_json) as progress:
@@ -168,16 +150,6 @@ def _recipes(names: list[str], suite: str | None) -> list[Recipe]:
     if not names:
         raise UsageError("nothing to measure: give --recipe or --suite (evalkit list recipes, evalkit list suites)")
     return [catalog.recipe(n) for n in dict.fromkeys(names)]
-
-
-def _pairs(texts: list[str]) -> dict[str, Path]:
-    pairs = {}
-    for text in texts:
-        name, equals, path = text.partition("=")
-        if not (name and equals and path):
-            raise UsageError(f"--data {text!r}: it is NAME=PATH, for instance --data cifar10=/data/cifar10.zip")
-        pairs[name] = Path(path)
-    return pairs
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evalkit import catalog
-from evalkit.cli.measure import complete_suite
+from evalkit.cli.options import complete_suite
 
 if TYPE_CHECKING:
     from evalkit.reporting.paper import PaperSheet

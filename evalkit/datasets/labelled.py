@@ -14,13 +14,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from evalkit.datasets.selection import Selection
 from evalkit.errors import DatasetError
-from evalkit.types import Dataset, LabelledRef, Sample
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from evalkit.types import LabelledRef, Sample
 
 LISTS = {
     "imagenet-1pct": "71e82a48ba78252683ae334c4d019ebd5c6e855b9599c1389fbe83eb9549cf17",
@@ -44,13 +42,12 @@ def names(which: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class Labelled(Selection):
     """The chosen samples of `whole`, in its order; itself a `Dataset`.
 
     Raises DatasetError, when first used, where a listed image is not there, or twice, or a share is none.
     """
 
-    whole: Dataset
     ref: LabelledRef
 
     @cached_property
@@ -59,21 +56,6 @@ class Labelled:
         samples = [self.whole[index] for index in range(len(self.whole))]
         chosen = _listed(samples, self.ref.list) if self.ref.list else _share(samples, self.ref)
         return tuple(sorted(chosen))
-
-    @property
-    def name(self) -> str:
-        """Of the whole."""
-        return self.whole.name
-
-    @property
-    def split(self) -> str:
-        """Of the whole."""
-        return self.whole.split
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Of the whole, so that labels keep their meaning."""
-        return self.whole.classes
 
     @cached_property
     def digest(self) -> str:
@@ -85,30 +67,12 @@ class Labelled:
         ids = "\n".join(self.whole[index].id for index in self.indices)
         return hashlib.sha256(ids.encode("utf-8", "surrogateescape")).hexdigest()
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int, /) -> Sample:
-        return self.whole[self.indices[index]]
-
-    def image(self, group: str) -> Image:
-        """As the whole."""
-        return self.whole.image(group)
-
     def describe(self) -> dict[str, Any]:
         """Of the whole, with the samples chosen and the sha256 of their ids."""
-        seen = {self[index].label for index in range(len(self))}
         how: dict[str, Any] = {"share": self.ref.share, "seed": self.ref.seed}
         if self.ref.list:
             how = {"list": self.ref.list, "list_sha256": LISTS[self.ref.list]}
-        return {
-            **self.whole.describe(),
-            "samples": len(self),
-            "images": len({self[index].group for index in range(len(self))}),
-            "classes_without_samples": [name for label, name in enumerate(self.classes) if label not in seen],
-            "digest": self.digest,
-            "labelled": how | {"ids_sha256": self._ids, "of": len(self.whole)},
-        }
+        return super().describe() | {"labelled": how | {"ids_sha256": self._ids, "of": len(self.whole)}}
 
 
 def _listed(samples: list[Sample], which: str) -> list[int]:

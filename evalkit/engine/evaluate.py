@@ -117,12 +117,28 @@ class Session:
             self._opened[name] = found if self.options.limit is None else Subset(found, self.options.limit)
         return self._opened[name]
 
-    def _one(self, encoder: Encoder, recipe: Recipe, config: Any, path: Path, given: Mapping[str, Any]) -> Outcome:
+    def job(self, encoder: Encoder, recipe: Recipe) -> LocalJob:
+        """What the recipe's runner would be given, for pictures: same data, same view, same stored features.
+
+        Raises Unsupported where the encoder lacks what the recipe needs, and whatever keeps `run` from beginning.
+        """
+        self._check([recipe])
+        config = runners.configure(recipe.runner, recipe.config)
+        measure = self._measurement(encoder.to(self.device), recipe, config, self._locate(recipe), {})
+        measure.check_needs()
+        return measure.job()
+
+    def _measurement(
+        self, encoder: Encoder, recipe: Recipe, config: Any, path: Path, given: Mapping[str, Any]
+    ) -> _Measurement:
         data: dict[Role, Dataset] = {
             "train": self._open(recipe, "train", path),
             "test": self._open(recipe, "test", path),
         }
-        measure = _Measurement(self, encoder, recipe, config, data, given, path.resolve())
+        return _Measurement(self, encoder, recipe, config, data, given, path.resolve())
+
+    def _one(self, encoder: Encoder, recipe: Recipe, config: Any, path: Path, given: Mapping[str, Any]) -> Outcome:
+        measure = self._measurement(encoder, recipe, config, path, given)
         found = measure.find()
         if found is not None:
             return Outcome(recipe.id, found, reused=True, path=measure.path)
@@ -170,12 +186,12 @@ class _Measurement:
 
     def run(self) -> Record:
         started, created = time.perf_counter(), records.now()
-        job = self._job()
+        job = self.job()
         if job.checkpoint.path.exists():
             job.fact("resumed", "from an interrupted run; seconds cover what came after")
         self._forget_peak()
         try:
-            self._check_needs()
+            self.check_needs()
             scores = list(runners.module(self.recipe.runner).run(job))
             self._check_headline([s.name for s in scores], job.facts)
             status, reason = "done", ""
@@ -211,7 +227,8 @@ class _Measurement:
         if self.session.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
-    def _job(self) -> LocalJob:
+    def job(self) -> LocalJob:
+        """What the runner is given."""
         s = self.session
         extraction = ExtractOptions(
             device=s.device, precision=s.precision, skip_broken=s.options.skip_broken,
@@ -227,7 +244,8 @@ class _Measurement:
                 f"{self.recipe.id} has no score {self.recipe.headline!r} on these data; there are {', '.join(names)} ({facts})"
             )
 
-    def _check_needs(self) -> None:
+    def check_needs(self) -> None:
+        """Raise Unsupported where the encoder lacks what the recipe needs."""
         lacking = [n for n in self.recipe.needs if n not in self.encoder.spec.offers]
         if lacking:
             raise Unsupported(f"{self.encoder.spec.id} has no {', '.join(lacking)}; {self.recipe.id} needs it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from evalkit.datasets.subset import picked
 from evalkit.errors import StoreError
-from evalkit.features.decoding import Broken
+from evalkit.features.decoding import Broken, Loading, cores, read
 from evalkit.features.extract import ExtractOptions, extract
 from evalkit.features.forward import casting
 from evalkit.features.key import Request
 from evalkit.features.stream import stream
-from evalkit.types import Augmentation, Batch, Dataset, Encoder, Features, Part, Progress, Role, Tokens, View
+from evalkit.types import Augmentation, Batch, Dataset, Encoder, Features, Part, Progress, Read, Role, Tokens, View
 
 
 @dataclass
@@ -56,8 +56,7 @@ class LocalJob:
         request = Request(parts=tuple(parts), blocks=tuple(blocks), norm=norm)
         dataset = self.datasets[role] if positions is None else picked(self.datasets[role], positions)
         found = extract(self.encoder, dataset, self.view, request, options=self.options)
-        if found.skipped:
-            self.skipped[role] = list(dict.fromkeys([*self.skipped.get(role, ()), *found.skipped]))
+        self._skip(role, found.skipped)
         return found
 
     def stream(
@@ -72,8 +71,25 @@ class LocalJob:
                 seed=self.seed, device=self.device, workers=self.options.workers, broken=broken,
             )  # fmt: skip
         finally:  # whoever has seen enough closes the stream early
-            if broken.positions:
-                self.skipped[role] = [dataset[position].id for position in sorted(set(broken.positions))]
+            self._skip(role, [dataset[position].id for position in sorted(set(broken.positions))])
+
+    def read(
+        self, role: Role, reader: Callable[..., Read], items: Iterable[tuple[int, ...]]
+    ) -> Iterator[tuple[tuple[int, ...], Read]]:
+        """(item, reader(dataset, *item)) of each item, in order, computed ahead in workers."""
+        dataset = self.datasets[role]
+        broken = Broken(dataset, self.options.skip_broken)
+        workers = min(cores(), 8) if self.options.workers is None else self.options.workers
+        loading = Loading(workers, self.device.type == "cuda", batch=1, ahead=2)
+        try:
+            yield from read(dataset, reader, items, loading=loading, broken=broken)
+        finally:
+            self._skip(role, [dataset[position].id for position in broken.positions])
+
+    def _skip(self, role: Role, ids: Iterable[str]) -> None:
+        """Put samples that were left out on record, each once."""
+        if found := list(dict.fromkeys([*self.skipped.get(role, ()), *ids])):
+            self.skipped[role] = found
 
     def encode(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> tuple[Tokens, ...]:
         """The encoder's tokens in the job's precision, without gradients."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from evalkit.errors import BrokenImage, EvalkitError, FeatureError
 from evalkit.features import view as views
-from evalkit.types import Dataset, View
+from evalkit.types import Dataset, Read, View
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -252,6 +252,52 @@ def _polite(_: int) -> None:
     os.nice(5)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a reader made of one item, or why not; see `read`."""
+
+    item: tuple[int, ...]
+    value: Any = None
+    broken: str = ""
+    error: tuple[type[EvalkitError], str] | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The work of the workers of `read`: one item in, one answer out."""
+
+    dataset: Dataset
+    reader: Callable[..., Any]
+
+    def __getitems__(self, items: list[tuple[int, ...]], /) -> Answer:
+        """The only item of the list."""
+        (item,) = items
+        try:
+            return Answer(item, self.reader(self.dataset, *item))
+        except BrokenImage as error:
+            return Answer(item, broken=str(error))
+        except EvalkitError as error:
+            return Answer(item, error=(type(error), str(error)))
+
+
+def read(
+    dataset: Dataset, reader: Callable[..., Read], items: Iterable[tuple[int, ...]], *, loading: Loading, broken: Broken
+) -> Iterator[tuple[tuple[int, ...], Read]]:
+    """(item, reader(dataset, *item)) of each item, in order; items that stand on a broken image go to `broken`.
+
+    The first number of an item is the position of a sample. Raises what `broken` raises, any other EvalkitError of the
+    reader, and FeatureError where a worker dies.
+    """
+    for answer in run(Reading(dataset, reader), ([item] for item in items), loading):
+        if answer.error is not None:
+            raise revived(*answer.error)
+        if answer.broken:
+            broken.refuse([answer.broken])
+            broken.positions.append(answer.item[0])
+        else:
+            yield answer.item, answer.value
+
+
 @dataclass
 class Broken:
     """Collects images that cannot be decoded, or refuses them. skip: collect."""
@@ -262,11 +308,15 @@ class Broken:
 
     def take(self, pack: Pack) -> tuple[int, ...]:
         """The failed positions of one batch. Raises one BrokenImage for all of them unless they may be skipped."""
-        if pack.failures and not self.skip:
-            raise BrokenImage(refusal(self.dataset, [text for _, text in pack.failures]))
+        self.refuse([text for _, text in pack.failures])
         positions = tuple(position for position, _ in pack.failures)
         self.positions.extend(positions)
         return positions
+
+    def refuse(self, messages: Sequence[str]) -> None:
+        """Raise one BrokenImage for all of these messages, unless there are none or they may be skipped."""
+        if messages and not self.skip:
+            raise BrokenImage(refusal(self.dataset, messages))
 
 
 def refusal(dataset: Dataset, messages: Sequence[str]) -> str:

@@ -420,7 +420,7 @@ def test_an_interrupt_is_one_line_and_130(desk: Path, evalkit, monkeypatch: pyte
 
 
 def test_shell_completion_knows_the_recipes() -> None:
-    from evalkit.cli.measure import complete_encoder, complete_recipe, complete_suite
+    from evalkit.cli.options import complete_encoder, complete_recipe, complete_suite
 
     assert "mini-knn-ccp-items" in complete_recipe("mini-knn")
     assert complete_suite("dem") == ["demo"]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from feature_fakes import SIZE, Photos
 
-from evalkit.errors import BrokenImage, FeatureError, UsageError
-from evalkit.features.decoding import Broken
+from evalkit.errors import BrokenImage, FeatureError, ProtocolError, UsageError
+from evalkit.features.decoding import Broken, Loading, read
 from evalkit.features.stream import augmented, generator, random_crop, stream
 from evalkit.types import Augmentation
 
@@ -147,3 +147,37 @@ def test_the_global_generators_are_left_alone():
     taken(workers=2)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.array_equal(np.random.get_state()[1], states[1])
+
+
+def brightness(dataset, position, turn):
+    """A reader: the first pixel of a sample, and the second number of its item."""
+    return int(np.asarray(dataset.image(dataset[position].group))[0, 0, 0]), turn
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_readers_answer_in_the_order_asked_for(workers):
+    dataset = Photos(6)
+    items = [(3, 0), (0, 1), (3, 2), (5, 3)]
+    found = list(read(dataset, brightness, items, loading=Loading(workers, False, 1), broken=Broken(dataset, False)))
+    assert found == [(item, brightness(dataset, *item)) for item in items]
+
+
+def test_readers_of_broken_images_are_refused_or_left_out():
+    dataset = Photos(4, broken=frozenset({2}))
+    items, loading = [(1, 0), (2, 0), (3, 0), (2, 1)], Loading(0, False, 1)
+    with pytest.raises(BrokenImage, match="image-2"):
+        list(read(dataset, brightness, items, loading=loading, broken=Broken(dataset, False)))
+    broken = Broken(dataset, True)
+    found = read(dataset, brightness, items, loading=loading, broken=broken)
+    assert [item for item, _ in found] == [(1, 0), (3, 0)] and broken.positions == [2, 2]
+
+
+def stubborn(dataset, position):
+    """A reader that finds something wrong with every sample."""
+    raise ProtocolError(f"sample {position} is wrong")
+
+
+def test_errors_of_readers_keep_their_class():
+    dataset = Photos(2)
+    with pytest.raises(ProtocolError, match="sample 1 is wrong"):
+        list(read(dataset, stubborn, [(1,)], loading=Loading(2, False, 1), broken=Broken(dataset, False)))

@@ -133,6 +133,10 @@ class FakeJob:
                 images[:, 0].view(len(rows), 64)[:, : self.encoder.dim] = given.rows["cls"][rows]
                 yield Batch(images, given.labels[rows], rows, epoch, start + batch_size >= len(given))
 
+    def read(self, role, reader, items):
+        dataset = self.dataset(role)
+        return ((tuple(item), reader(dataset, *item)) for item in items)
+
     def encode(self, images, blocks=(-1,), norm=True):
         return self.encoder.encode(images, blocks=blocks, norm=norm)
 

@@ -1,0 +1,79 @@
+"""Options that several commands have, said once."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evalkit import catalog
+from evalkit.errors import UsageError
+
+SHIPPED = "shipped"
+"""Stands for every encoder that travels with evalkit."""
+
+
+class Device(enum.StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(enum.StrEnum):
+    """In which arithmetic the encoder runs."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+def _begins(names: list[str], incomplete: str) -> list[str]:
+    return [n for n in names if n.startswith(incomplete)]
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Recipe ids for the shell."""
+    return _begins(catalog.recipes(), incomplete)
+
+
+def complete_suite(incomplete: str) -> list[str]:
+    """Suite ids for the shell."""
+    return _begins(catalog.suites(), incomplete)
+
+
+def complete_encoder(incomplete: str) -> list[str]:
+    """Encoder ids for the shell."""
+    return _begins([*catalog.manifests(), SHIPPED], incomplete)
+
+
+Checkpoint = Annotated[
+    str, typer.Argument(help="A zoo id, a manifest file or a weights file.", autocompletion=complete_encoder)
+]
+RecipeId = Annotated[str, typer.Option("--recipe", "-r", help="A recipe id or file.", autocompletion=complete_recipe)]
+Family = Annotated[str, typer.Option(help="Family of a weights file: dino, timm ...")]
+Arch = Annotated[str, typer.Option(help="Architecture of a weights file, as its family names it.")]
+Network = Annotated[
+    str, typer.Option(help="Which network of the file: teacher, student ... (the family's own if empty).")
+]
+DataRoot = Annotated[Path | None, typer.Option(envvar="EVALKIT_DATA", help="Folder that holds the datasets.")]
+DataPaths = Annotated[list[str] | None, typer.Option(help="NAME=PATH: where one dataset lies.")]
+DeviceName = Annotated[Device, typer.Option(help="auto: cuda where there is one.")]
+PrecisionName = Annotated[Precision, typer.Option(help="auto: bf16 on cuda, fp32 on the CPU.")]
+Limit = Annotated[int | None, typer.Option(help="At most N samples of each split, evenly spread.")]
+SkipBroken = Annotated[bool, typer.Option(help="Leave out images that cannot be decoded, and record which.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random in the protocol.")]
+
+
+def pairs(texts: list[str] | None) -> dict[str, Path]:
+    """Paths by name from texts NAME=PATH. Raises UsageError for any other text."""
+    found = {}
+    for text in texts or []:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise UsageError(f"--data {text!r}: it is NAME=PATH, for instance --data cifar10=/data/cifar10.zip")
+        found[name] = Path(path)
+    return found
