@@ -57,6 +57,8 @@ def evaluate(
     skip_broken: SkipBroken = False,
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("runs"),
     seed: Seed = 0,
+    save_masks: Annotated[Path | None, typer.Option(
+        help="Folder for the label maps of one video recipe: indexed PNGs in the layout of DAVIS results.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON on standard output.")] = False,
 ) -> None:  # fmt: skip
     """Measure frozen encoders with recipes, and write one record per encoder and recipe.
@@ -64,18 +66,20 @@ def evaluate(
     What was measured before is found again; an interrupted command goes on where it stopped.
     """
     given = {k: _plain(v) for k, v in locals().items() if k not in ("checkpoint", "recipe", "suite")}
-    recipes = _recipes(recipe or [], suite)
     targets = [t for c in checkpoint for t in (catalog.shipped_encoders() if c == SHIPPED else [c])]
 
     for target in targets:
         catalog.located(target)
+    wanted = {target: _recipes(recipe or [], suite, target) for target in targets}
+    if save_masks is not None and len(targets) > 1:
+        raise UsageError(f"--save-masks is for one encoder at a time; {len(targets)} were given")
 
     from evalkit.engine.evaluate import Options, Outcome, Session, load
     from evalkit.progress import RichProgress
 
     options = Options(
         data_root=data_root, data=pairs(data), device=device.value, precision=precision.value, limit=limit,
-        skip_broken=skip_broken, out=out, seed=seed,
+        skip_broken=skip_broken, out=out, seed=seed, save_masks=save_masks,
     )  # fmt: skip
     with RichProgress(quiet=as_json) as progress:
         session = Session(options, progress)
@@ -90,7 +94,7 @@ def evaluate(
                         raise
                     outcomes.append(Outcome(target, error=error))
                 else:
-                    outcomes += _measure(session, encoder, recipes, asked, progress)
+                    outcomes += _measure(session, encoder, wanted[target], asked, progress)
         except KeyboardInterrupt:
             typer.echo("evalkit: interrupted; what was computed is kept, the same command goes on from there", err=True)
             raise typer.Exit(130) from None
@@ -144,12 +148,26 @@ def _finish(outcomes: list[Outcome], out: Path, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _recipes(names: list[str], suite: str | None) -> list[Recipe]:
+def _recipes(names: list[str], suite: str | None, target: str) -> list[Recipe]:
     if suite is not None:
-        names = [*names, *dict.fromkeys(c.recipe for c in catalog.suite(suite).columns)]
+        names = [*names, *_of_suite(suite, target)]
     if not names:
         raise UsageError("nothing to measure: give --recipe or --suite (evalkit list recipes, evalkit list suites)")
     return [catalog.recipe(n) for n in dict.fromkeys(names)]
+
+
+def _of_suite(suite: str, target: str) -> list[str]:
+    """A suite's recipes; of a paper's table those of the encoder's row, or all where it has none."""
+    every = [column.recipe for column in catalog.suite(suite).columns]
+    if not catalog.is_paper_table(suite):
+        return every
+    from evalkit.reporting.printed import recipes_of
+
+    table = catalog.paper_table(suite)
+    if found := recipes_of(table, target):
+        return found
+    typer.echo(f"{target} has no row in {table.id}: every recipe of the table is measured", err=True)
+    return every
 
 
 def _plain(value: Any) -> Any:

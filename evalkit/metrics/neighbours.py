@@ -19,8 +19,8 @@ from torch import Tensor
 
 from evalkit.errors import FeatureError, ProtocolError
 
-BUDGET = 1 << 24
-"""Similarities held at once (64 MB): enough for an efficient product, small enough for a laptop."""
+BUDGET = 1 << 23
+"""Similarities held at once (32 MB): enough for an efficient product, and still in a large cache when it is read again."""
 
 ALIGNED = 16
 """Floats in a vector register: a product into rows of another length is a third slower."""
@@ -50,7 +50,7 @@ def nearest(queries: Tensor, bank: Tensor, *, k: int, block: int | None = None) 
     """The k nearest rows of the bank, block of queries by block of queries.
 
     queries, bank: (Q, D) and (N, D), any float dtype and norm, on one device. k: in [1, N]. block: queries at once, by
-    default so many that a block has 2^24 similarities.
+    default so many that a block has 2^23 similarities.
     Yields (values, index), both (B, k): cosine in [-1, 1] float32, falling; row of the bank int64. Equal float32
     values come in the order of the rows, at rank k too. (Two copies of a row are equal wherever the matrix product
     rounds them alike; it does not promise that for every position.)

@@ -19,7 +19,8 @@ from evalkit import catalog, records
 from evalkit.records import Record
 from evalkit.reporting import comparable
 from evalkit.reporting.names import name
-from evalkit.reporting.printed import Printed, doubtful, fitting, label, parts, printed, score_of
+from evalkit.reporting.printed import Printed, doubtful, fitting, label, printed, score_of
+from evalkit.reporting.printed import network as network_of
 from evalkit.types import Measure, PaperColumn, PaperNetwork, PaperRow, PaperTable
 
 NO_RECORD, NO_ENCODER, NO_RECIPE, BLANK = "—", "×", "·", ""
@@ -111,12 +112,6 @@ class _Found:
             self.footnotes.append(text)
         return self.footnotes.index(text) + 1
 
-    def network(self, row: Printed) -> PaperNetwork | None:
-        """The encoder of a printed value: the one that the table names, else the manifest's that says so."""
-        mine = (n for n in self.table.networks if n.method == row["method"] and parts(row) >= set(n.variant))
-        encoder = catalog.encoder_of(row)
-        return next(mine, PaperNetwork(encoder, row["method"], "", certain=True) if encoder else None)
-
     def record(self, recipe: str, encoder: str) -> Record | None:
         """The record of this network of the zoo with the recipe as it is now."""
         if recipe not in self._records:
@@ -152,7 +147,7 @@ def _cell(table: PaperTable, row: PaperRow, column: PaperColumn, found: _Found) 
     if value is None:
         return PaperCell(None, text=BLANK)
     doubt = found.footnote(value["note"]) if doubtful(value) else 0
-    network = found.network(value)
+    network = network_of(table, value)
     if network is None:
         return PaperCell(value, doubt, text=NO_ENCODER)
     cell = PaperCell(value, doubt, network.encoder)

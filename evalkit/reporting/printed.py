@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from evalkit import catalog
 from evalkit.errors import CatalogError
 from evalkit.reporting.names import name
-from evalkit.types import Measure, PaperColumn, PaperRow, PaperTable
+from evalkit.types import Measure, PaperColumn, PaperNetwork, PaperRow, PaperTable
 
 Printed = Mapping[str, str]
 """A row of papers.csv: column to text."""
@@ -48,6 +48,22 @@ def links(recipe: str) -> Iterator[tuple[PaperTable, Measure, str, Printed]]:
             for _, column, row in cells(table):
                 if (m := next((m for m in fitting(column, row) if m.recipe == recipe), None)) is not None:
                     yield table, m, score_of(m, row), row
+
+
+def network(table: PaperTable, row: Printed) -> PaperNetwork | None:
+    """The encoder of a printed value: the one that the table names, else the manifest's that says so."""
+    mine = (n for n in table.networks if n.method == row["method"] and parts(row) >= set(n.variant))
+    encoder = catalog.encoder_of(row)
+    return next(mine, PaperNetwork(encoder, row["method"], "", certain=True) if encoder else None)
+
+
+def recipes_of(table: PaperTable, encoder: str) -> list[str]:
+    """The recipes that measure the cells of an encoder, the best match of each; none where the table has no cell of it."""
+    known, found = set(catalog.recipes()), dict[str, None]()
+    for _, column, row in cells(table):
+        if (of := network(table, row)) is not None and of.encoder == encoder:
+            found |= dict.fromkeys([m.recipe for m in fitting(column, row) if m.recipe in known][:1])
+    return list(found)
 
 
 def doubtful(row: Printed) -> bool:

@@ -315,3 +315,22 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "evalkit table mugs-table1" in capsys.readouterr().out
     run(monkeypatch, "list", "suites")
     assert "mugs-table1" in capsys.readouterr().out
+
+
+def test_a_row_of_a_table_asks_for_its_own_recipes() -> None:
+    table = catalog.paper_table("mugs-table1")
+    assert printed.recipes_of(table, "dino-s16") == ["linear-imagenet1k-dino-s", "knn-imagenet1k"]
+    assert printed.recipes_of(table, "dino-b16") == ["linear-imagenet1k-dino-b", "knn-imagenet1k"]
+    assert printed.recipes_of(table, "micro-dino") == []
+    projected = printed.recipes_of(catalog.paper_table("part-aware-table2"), "dino-b16-full")
+    assert projected == ["retrieval-objects-cifar10", "retrieval-objects-coco"]
+
+
+def test_eval_takes_the_row_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    from evalkit.cli.measure import _of_suite
+
+    assert _of_suite("mugs-table1", "mugs-b16-400") == ["linear-imagenet1k-mugs-b", "knn-imagenet1k-mugs-bl"]
+    assert not capsys.readouterr().err
+    every = _of_suite("mugs-table1", "micro-dino")
+    assert "linear-imagenet1k-mocov3" in every and "knn-imagenet1k" in every
+    assert "micro-dino has no row in mugs-table1" in capsys.readouterr().err
