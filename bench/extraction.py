@@ -248,7 +248,7 @@ def compare(folder: Path, count: int, rounds: int, *, encoder: Plain, workers: i
         f"    decoding alone {count / decoding:.1f} images/s on {os.cpu_count()} cores, "
         f"forward alone {speeds[1]:.1f} images/s on {encoder.device}"
     )
-    few = min(2 * count, 512)
+    few = min(4 * count, 1024)  # fewer do not fill what waits between workers and forward
     small, large = peak(few, folder), peak(4 * few, folder)
     name = f"(c) peak, {4 * few} over {few} images"
     met.append(line(name, (large, small), "MB", large / small, 1.1, at_most=True))

@@ -4,6 +4,8 @@
             first, concatenated (DINO's ViT-S linear probe: the last 4, each through the final norm).
 "mean":     mean of the last block's patch tokens.
 "cls+mean": both, concatenated: DINO's ViT-B linear probe, MMC Tables 6 and 11.
+"patches":  the last block's patch tokens, each in its place, concatenated (h w D numbers): what lies where is kept, as raw
+            pixels keep it (ours; no paper evaluates it).
 Nothing is rescaled here: features are taken as the encoder gives them.
 """
 
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ from torch import Tensor
 from evalkit.errors import FeatureError, UsageError
 from evalkit.types import Features, Part, Tokens
 
-Pooling = Literal["cls", "mean", "cls+mean"]
+Pooling = Literal["cls", "mean", "cls+mean", "patches"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Split:
 
 def check(poolings: Sequence[str]) -> None:
     """Raise UsageError unless there is at least one pooling, every one known and named once."""
-    known = ("cls", "mean", "cls+mean")
+    known = get_args(Pooling)
     if not poolings or len(set(poolings)) < len(poolings) or not set(poolings) <= set(known):
         raise UsageError(f"poolings is {list(poolings)}; at least one is needed, each once, of {', '.join(known)}")
 
@@ -45,12 +47,13 @@ def check(poolings: Sequence[str]) -> None:
 def inputs_of(poolings: Sequence[Pooling], depths: Sequence[int]) -> Mapping[str, tuple[Pooling, int]]:
     """Every pooling at every number of last blocks, by name: "cls", or "cls@4" where there are several numbers.
 
-    depths: how many last blocks class tokens come from, each once. "mean" reads the last block alone and stands once.
+    depths: how many last blocks class tokens come from, each once. Poolings without class token read the last block alone
+    and stand once.
     """
     found: dict[str, tuple[Pooling, int]] = {}
     for depth in depths:
         for pooling in poolings:
-            if pooling != "mean" or depth == depths[0]:
+            if "cls" in pooling or depth == depths[0]:
                 found[f"{pooling}@{depth}" if len(depths) > 1 else pooling] = (pooling, depth)
     return found
 
@@ -58,19 +61,19 @@ def inputs_of(poolings: Sequence[Pooling], depths: Sequence[int]) -> Mapping[str
 def parts_of(poolings: Iterable[str]) -> tuple[Part, ...]:
     """The stored representations that the poolings are made from, "cls" first."""
     asked = {part for pooling in poolings for part in pooling.split("+")}
-    known: tuple[Part, ...] = ("cls", "mean")
+    known: tuple[Part, ...] = ("cls", "mean", "patches")
     return tuple(part for part in known if part in asked)
 
 
 def of_features(features: Features, pooling: str, blocks: Sequence[int] = (-1,)) -> Tensor:
     """(N, D') float32 on the CPU: one row per sample.
 
-    features: with the parts and blocks that the pooling needs; blocks: ascending, the last is where "mean" comes from.
+    features: with the parts and blocks that the pooling needs; blocks: ascending, the last is where patch tokens come from.
     Raises FeatureError where a row is not finite.
     """
-    sources = [("cls", block) for block in blocks] if "cls" in pooling else []
-    sources += [("mean", blocks[-1])] if "mean" in pooling else []
-    pieces = [features.get("cls" if part == "cls" else "mean", block).float() for part, block in sources]
+    pieces = [features.get("cls", block) for block in blocks] if "cls" in pooling else []
+    pieces += [features.get(part, blocks[-1]) for part in parts_of([pooling]) if part != "cls"]
+    pieces = [piece.flatten(1).float() for piece in pieces]
     return _finite(torch.cat(pieces, dim=1), pooling)
 
 
@@ -89,6 +92,7 @@ def of_tokens(tokens: Sequence[Tokens], poolings: Iterable[str]) -> Mapping[str,
     for pooling in poolings:
         pieces = [_class_token(t) for t in tokens] if "cls" in pooling else []
         pieces += [tokens[-1].patches.flatten(1, 2).mean(dim=1)] if "mean" in pooling else []
+        pieces += [tokens[-1].patches.flatten(1)] if pooling == "patches" else []
         found[pooling] = _finite(torch.cat(pieces, dim=1).float(), pooling)
     return found
 

@@ -35,7 +35,21 @@ def test_mean_is_over_all_patches():
     assert found.tolist() == [[5.0, 6.0]]
 
 
+def test_patches_keep_their_places():
+    patches = torch.arange(12.0).view(1, 2, 3, 2)
+
+    class Grid:
+        def get(self, part, block=-1):
+            return {"patches": patches.half()}[part]
+
+    fresh = pooling.of_tokens([Tokens(None, patches)], ["patches"])["patches"]
+    assert fresh.tolist() == [list(range(12))]
+    assert torch.equal(pooling.of_features(Grid(), "patches"), fresh)
+    assert pooling.inputs_of(["patches"], [1, 4]) == {"patches@1": ("patches", 1)}
+
+
 def test_parts_of():
+    assert pooling.parts_of(["patches"]) == ("patches",)
     assert pooling.parts_of(["mean"]) == ("mean",)
     assert pooling.parts_of(["cls+mean", "cls"]) == ("cls", "mean")
 
