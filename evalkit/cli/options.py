@@ -66,6 +66,18 @@ PrecisionName = Annotated[Precision, typer.Option(help="auto: bf16 on cuda, fp32
 Limit = Annotated[int | None, typer.Option(help="At most N samples of each split, evenly spread.")]
 SkipBroken = Annotated[bool, typer.Option(help="Leave out images that cannot be decoded, and record which.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random in the protocol.")]
+PictureSize = Annotated[
+    int, typer.Option(help="Longer side in pixels that the encoder is shown, rounded to whole patches.")
+]
+
+
+def point(text: str) -> tuple[int, int]:
+    """A pixel from a text X,Y. Raises UsageError for any other text."""
+    try:
+        x, y = (int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--at {text!r}: it is X,Y in whole pixels, for instance --at 120,80") from None
+    return x, y
 
 
 def pairs(texts: list[str] | None) -> dict[str, Path]:
