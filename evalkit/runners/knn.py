@@ -43,8 +43,8 @@ class Config:
     SelfPatch: 20). temperature: divides the cosine, smaller trusts the nearest more; DINO's 0.07 (Mugs: 0.05 for ViT-S,
     0.04 for ViT-B and L). pooling: which representations; "cls" as DINO, "mean" of the patch tokens, "cls+mean" their
     concatenation (MMC Tables 6 and 11). MMC does not say how the two are scaled: here they are concatenated as the
-    encoder gives them and the result is L2-normalised. "patches": all patch tokens in their places. "projection": output of the pretraining head; "bottleneck": what
-    enters its last layer.
+    encoder gives them and the result is L2-normalised. "patches": all patch tokens in their places. "projection": output
+    of the pretraining head; "bottleneck": what enters its last layer.
     search: "exact"; "faiss", exact too, by IndexFlatIP in tiles; "faiss-ivf", approximate, by inverted lists of which
     `probes` are read per query (ours, no paper has it), whose recall against the exact search is told as a fact.
     Raises UsageError for a value that cannot be.
