@@ -28,6 +28,7 @@ pretraining head on the last block's class token after the final norm (N, D'), o
 
 Interpolation = Literal["bicubic", "bilinear"]
 Fitting = Literal["again", "cut"]
+Border = Literal["black", "edge"]
 Precision = Literal["auto", "fp32", "bf16"]
 Role = Literal["train", "test"]
 Read = TypeVar("Read")
@@ -264,6 +265,53 @@ class Instances(Dataset, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Skeleton:
+    """The keypoints of a kind of body.
+
+    names: (K,). mirrored: (K,) the number of the same keypoint on the other side, its own in the middle. upper: numbers
+    of the upper body's. sigmas: (K,) of object keypoint similarity, () where none are published. torso, head: pairs of
+    keypoints whose distance measures a person, the first that is labelled counts; () for none.
+    """
+
+    names: tuple[str, ...]
+    mirrored: tuple[int, ...]
+    upper: tuple[int, ...] = ()
+    sigmas: tuple[float, ...] = ()
+    torso: tuple[tuple[int, int], ...] = ()
+    head: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Figure:
+    """One annotated person of a photo. id: unique within the split. keypoints: (K, 3) float64: x, y in pixels, the centre
+    of the first pixel at (0, 0), and visibility: 0 not labelled, 1 labelled and hidden, 2 visible. box: as annotated.
+    area: of the outline in square pixels. crowd: several people outlined together."""
+
+    id: int
+    keypoints: np.ndarray
+    box: Box
+    area: float
+    crowd: bool = False
+
+
+class Posed(Dataset, Protocol):
+    """One sample per person with a labelled keypoint; `Sample.box` is the region in which the pose is looked for."""
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """Which keypoints there are."""
+        ...
+
+    def figure(self, index: int) -> Figure:
+        """The person of a sample."""
+        ...
+
+    def figures(self, group: str) -> tuple[Figure, ...]:
+        """Everybody in a photo, those too who are no sample (crowds, people without a labelled keypoint)."""
+        ...
+
+
 class Clips(Dataset, Protocol):
     """One sample per video; `Sample.group` is its name, `image(group)` its first frame. `Sample.label` is -1."""
 
@@ -287,6 +335,7 @@ class View:
 
     size: side in pixels. resize: length of the short side before the centre crop (fit "crop"); with fit "squash"
     both sides go to `size` and `resize` is ignored. Pixels in [0, 1] are normalised by mean and std after resizing.
+    border: what fills a box outside the image: "black", or "edge", the nearest pixel of the image.
     """
 
     size: int
@@ -295,6 +344,7 @@ class View:
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    border: Border = "black"
 
 
 @dataclass(frozen=True)
@@ -452,6 +502,10 @@ class Job(Protocol):
         """Tensors to lie beside the record (trained heads)."""
         ...
 
+    def deliver(self, name: str, labels: np.ndarray) -> None:
+        """A label map (H, W) uint8 for other tools, "<clip>/<frame>": written where somebody asked for it, else dropped."""
+        ...
+
 
 class Progress(Protocol):
     """Where long work says how far it is."""
@@ -505,7 +559,8 @@ class ViewRef:
     """A recipe's view before an encoder is known. size "encoder": the manifest's own size, but at most `at_most` pixels
     (a DINOv2 is made for 518; evaluated at 224 as its paper does).
 
-    crop: share of the short side that the centre crop keeps: 0.875 is 256 -> 224.
+    crop: share of the short side that the centre crop keeps: 0.875 is 256 -> 224. train_crop: that of stored training
+    images, None for the same. border: of boxes that leave the image, in stored features (online crops are black there).
     """
 
     size: int | Literal["encoder"] = "encoder"
@@ -513,6 +568,8 @@ class ViewRef:
     crop: float = 1.0
     fit: Literal["crop", "squash"] = "crop"
     interpolation: Interpolation = "bicubic"
+    train_crop: float | None = None
+    border: Border = "black"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`evalkit data verify`: is a dataset complete and in its layout."""
+"""`evalkit data`: is a dataset complete and in its layout, and lists of classes that are made from a whole release."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from evalkit import catalog
-from evalkit.errors import MissingFiles, UnknownName
+from evalkit.errors import MissingFiles, UnknownName, UsageError
 from evalkit.types import DatasetRef
 
 app = typer.Typer(help="Look after the data sets.", no_args_is_help=True)
@@ -21,6 +21,19 @@ def _group() -> None:
 
 def _known() -> dict[str, DatasetRef]:
     return {r.dataset.folder: r.dataset for r in map(catalog.recipe, catalog.recipes())}
+
+
+def _located(dataset: str, data_root: Path | None, data: Path | None) -> tuple[DatasetRef, Path]:
+    """The data set of a folder's or a module's name, and where it lies."""
+    from evalkit import datasets
+
+    known = (
+        {name: DatasetRef(name, name) for name in datasets.names()} | {r.name: r for r in _known().values()} | _known()
+    )
+    if dataset not in known:
+        raise UnknownName("dataset", dataset, known)
+    reference = known[dataset]
+    return reference, datasets.locate(reference, data_root, {dataset: data} if data else {}, catalog.shipped_data())
 
 
 @app.command()
@@ -36,14 +49,31 @@ def verify(
     """Say what is missing or wrong in a dataset, all of it, with the expected layout; exit code 1 if anything is."""
     from evalkit import datasets
 
-    known = (
-        {name: DatasetRef(name, name) for name in datasets.names()} | {r.name: r for r in _known().values()} | _known()
-    )
-    if dataset not in known:
-        raise UnknownName("dataset", dataset, known)
-    reference = known[dataset]
-    path = datasets.locate(reference, data_root, {dataset: data} if data else {}, catalog.shipped_data())
+    reference, path = _located(dataset, data_root, data)
     problems = datasets.verify(reference.name, path)
     if problems:
         raise MissingFiles("\n  ".join([f"{path}: {len(problems)} problems as {reference.name}:", *problems]))
     typer.echo(f"{path}: complete as {reference.name}")
+
+
+@app.command()
+def classes(
+    dataset: Annotated[str, typer.Argument(help="A dataset whose classes are made from its release: ade20k_parts.")],
+    data_root: Annotated[
+        Path | None, typer.Option(envvar="EVALKIT_DATA", help="Folder that holds the datasets.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Path of this dataset itself.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the list (the dataset's own place if empty).")
+    ] = None,
+    objects: Annotated[str, typer.Option(help='A list of objects whose parts count, "all" for every object.')] = "",
+    least: Annotated[int, typer.Option(min=1, help="Photos of each split that must have a part.")] = 1,
+) -> None:
+    """Read a whole release, write the list of its classes, and say how many it has."""
+    from evalkit import datasets
+
+    reference, path = _located(dataset, data_root, data)
+    reader = datasets.module(reference.name)
+    if not hasattr(reader, "write_classes"):
+        raise UsageError(f"{reference.name} has official classes: there is no list to make")
+    typer.echo(reader.write_classes(path, out, objects=objects, least=least))

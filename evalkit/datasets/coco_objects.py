@@ -12,15 +12,14 @@ Source: cocodataset.org. Annotations CC BY 4.0; each photo has its own licence, 
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
+from evalkit.datasets import coco_json
 from evalkit.datasets.boxes import frequent, squared
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Listing, Photos
@@ -28,13 +27,9 @@ from evalkit.errors import DatasetError
 from evalkit.types import Box, Dataset, Sample
 
 ALIASES = {"coco": ("COCO", "coco2017", "COCO2017", "mscoco", "MSCOCO")}
-SPLITS = {"train": "train2017", "val": "val2017", "train2017": "train2017", "val2017": "val2017"}
 LAYOUT = "  <root>/annotations/instances_{train,val}2017.json\n  <root>/{train,val}2017/*.jpg"
-SLACK = 1.0
-"""Pixels by which a box may reach over the border: published boxes are rounded outlines."""
 
-_SHOWN = 5
-_NEEDS: Mapping[str, Mapping[str, type]] = {
+_NEEDS: coco_json.Needs = {
     "images": {"id": int, "file_name": str, "width": int, "height": int},
     "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": list},
     "categories": {"id": int, "name": str},
@@ -81,7 +76,7 @@ def open(root: Path, split: str, config: Config) -> Dataset:
     Raises MissingFiles, which lists every photo that is needed and absent; DatasetError for another split, a file of
     another task, doubled ids, boxes that cannot be, or too few instances of every category.
     """
-    if split not in SPLITS:
+    if split not in coco_json.SPLITS:
         raise DatasetError(f"coco_objects has no split {split!r} with instances; allowed: train, val")
     tree = Tree.open(root).rooted(["annotations"])
     _require_files(tree)
@@ -92,9 +87,9 @@ def open(root: Path, split: str, config: Config) -> Dataset:
     labels = {id: label for label, id in enumerate(id for id in year["train2017"].categories if id in kept)}
     if not labels:
         raise DatasetError(f"{tree}: no category has {config.min_train} train and {config.min_test} val instances")
-    table, name = year[SPLITS[split]], SPLITS[split]
+    table, name = year[coco_json.SPLITS[split]], coco_json.SPLITS[split]
     chosen = [instance for instance in large[name] if instance.category in labels]
-    _require_photos(tree, name, {instance.photo for instance in chosen})
+    coco_json.require_photos(tree, name, {instance.photo for instance in chosen}, layout=LAYOUT)
     photos = Photos(tree.within(name), sizes=table.sizes)
     classes = tuple(table.categories[id] for id in labels)
     return Listing("coco_objects", split, classes, tuple(_samples(chosen, labels, config.square)), photos)
@@ -106,7 +101,7 @@ def verify(root: Path) -> list[str]:
     problems = []
     for name in ("train2017", "val2017"):
         try:
-            _require_photos(tree, name, instances(tree, name).sizes)
+            coco_json.require_photos(tree, name, instances(tree, name).sizes, layout=LAYOUT)
         except DatasetError as error:
             problems.append(str(error))
     return problems
@@ -120,76 +115,25 @@ def instances(tree: Tree, name: str) -> Annotations:
     """
     path = _json(name)
     where = f"{tree}/{path}"
-    document = _document(tree, path)
-    categories = {row["id"]: row["name"] for row in _unique(document["categories"], where, "category")}
-    images = {row["id"]: row for row in _unique(document["images"], where, "image")}
+    document = coco_json.document(tree, path, needs=_NEEDS, holds="instances")
+    categories = {row["id"]: row["name"] for row in coco_json.unique(document["categories"], where, "category")}
+    images = {row["id"]: row for row in coco_json.unique(document["images"], where, "image")}
     sizes = {row["file_name"]: (row["width"], row["height"]) for row in images.values()}
     found: list[Instance] = []
     bad: list[str] = []
-    for row in _unique(document["annotations"], where, "annotation"):
-        photo, problem = _checked(row, images, categories)
+    for row in coco_json.unique(document["annotations"], where, "annotation"):
+        problem = coco_json.place_problem(row, images, categories)
         if problem:
             bad.append(f"annotation {row['id']}: {problem}")
         elif not row.get("iscrowd"):
-            x, y, width, height = map(float, row["bbox"])
-            found.append(Instance(row["id"], photo, row["category_id"], (x, y, x + width, y + height)))
-    if bad:
-        more = f" ... and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        raise DatasetError(f"{where}: {'; '.join(bad[:_SHOWN])}{more}")
+            photo = str(images[row["image_id"]]["file_name"])
+            found.append(Instance(row["id"], photo, row["category_id"], coco_json.corners(row["bbox"])))
+    coco_json.refuse(where, bad)
     return Annotations(categories, sizes, sorted(found, key=lambda item: (item.photo, item.id)))
 
 
 def _json(name: str) -> str:
     return f"annotations/instances_{name}.json"
-
-
-def _document(tree: Tree, path: str) -> dict[str, Any]:
-    where = f"{tree}/{path}"
-    try:
-        document: dict[str, Any] = json.loads(tree.read(path))
-    except (ValueError, RecursionError) as cause:
-        raise DatasetError(f"{where} is no JSON: {cause}") from cause
-    parts = ("images", "annotations", "categories")
-    lacking = [key for key in parts if not isinstance(document, dict) or not isinstance(document.get(key), list)]
-    if lacking:
-        raise DatasetError(f"{where} holds no instances: it lacks {', '.join(lacking)} (captions have no categories)")
-    for part, keys in _NEEDS.items():
-        for row in document[part]:
-            if not isinstance(row, dict) or any(not isinstance(row.get(key), kind) for key, kind in keys.items()):
-                wanted = ", ".join(f"{key} ({kind.__name__})" for key, kind in keys.items())
-                raise DatasetError(f"{where}: an entry of {part!r} lacks one of {wanted}: {str(row)[:120]}")
-    return document
-
-
-def _unique(rows: Iterable[dict[str, Any]], where: str, kind: str) -> list[dict[str, Any]]:
-    seen: dict[Any, dict[str, Any]] = {}
-    doubled = []
-    for row in rows:
-        if row["id"] in seen:
-            doubled.append(row["id"])
-        seen[row["id"]] = row
-    if doubled:
-        raise DatasetError(f"{where}: {len(doubled)} {kind} ids occur more than once: {doubled[:_SHOWN]}")
-    return list(seen.values())
-
-
-def _checked(row: dict[str, Any], images: Mapping[Any, Any], categories: Mapping[Any, str]) -> tuple[str, str]:
-    """(photo, problem) of an annotation; the problem is "" when there is none."""
-    image, box = images.get(row["image_id"]), row["bbox"]
-    if image is None:
-        return "", f"its image {row['image_id']} is not listed"
-    if row["category_id"] not in categories:
-        return "", f"its category {row['category_id']} is not listed"
-    numbers = len(box) == 4 and all(isinstance(side, int | float) for side in box)
-    if not numbers or not all(math.isfinite(side) for side in box):
-        return "", f"its box {box} is not four finite numbers"
-    x, y, width, height = box
-    if width < 0 or height < 0:
-        return "", f"its box {box} (x, y, width, height) has a negative side"
-    right, bottom = image["width"] + SLACK, image["height"] + SLACK
-    if x < -SLACK or y < -SLACK or x + width > right or y + height > bottom:
-        return "", f"its box {box} (x, y, width, height) leaves the {image['width']} x {image['height']} photo"
-    return str(image["file_name"]), ""
 
 
 def _fitting(instances: Iterable[Instance], config: Config) -> list[Instance]:
@@ -210,12 +154,5 @@ def _samples(instances: Iterable[Instance], labels: Mapping[int, int], square: b
 
 def _require_files(tree: Tree) -> None:
     absent = [path for path in map(_json, ("train2017", "val2017")) if not tree.exists(path)]
-    if absent:
-        raise missing(str(tree), absent, LAYOUT)
-
-
-def _require_photos(tree: Tree, name: str, photos: Iterable[str]) -> None:
-    there = set(tree.names(under=name))
-    absent = [path for path in sorted(f"{name}/{photo}" for photo in photos) if path not in there]
     if absent:
         raise missing(str(tree), absent, LAYOUT)

@@ -106,14 +106,16 @@ class Tree:
         inside = f"{full}/"
         return full in self.entries or any(other.startswith(inside) for other in (*self.entries, *self.empty))
 
-    def read(self, name: str) -> bytes:
-        """All bytes of a file. Raises MissingFiles where there is none, DatasetError where it cannot be read."""
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        """All bytes of a file, or its first `limit` (of a file in a folder; a zip's CRC needs all of them).
+
+        Raises MissingFiles where there is none, DatasetError where it cannot be read."""
         if self.entries is None:
-            return _bytes(self.path / self.prefix / _contained(name))
+            return _bytes(self.path / self.prefix / _contained(name), limit)
         entry = self.entries.get(self.prefix + name)
         if entry is None:
             raise MissingFiles(f"{self} holds no {name}")
-        return _inflated(self.path, entry, name)
+        return _inflated(self.path, entry, name)[:limit]
 
     def sizes(self, names: Iterable[str]) -> list[int]:
         """Bytes of each file. Raises as `read`."""
@@ -204,9 +206,10 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
         raise DatasetError(f"{folder} cannot be listed: {cause.strerror}") from cause
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, limit: int | None) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(limit)
     except (FileNotFoundError, NotADirectoryError) as cause:
         raise MissingFiles(f"{path} does not exist") from cause
     except OSError as cause:

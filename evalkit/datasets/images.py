@@ -45,11 +45,69 @@ def decode(data: bytes, name: str) -> Image.Image:
     return decoded
 
 
+def stored(data: bytes, name: str) -> Image.Image:
+    """The image as it is in the file, in its own mode and not turned: for masks, whose palette index is the content.
+
+    Raises BrokenImage as `decode`, but for the range of values.
+    """
+    with _broken(data, name), _quiet(), Image.open(BytesIO(data), formats=FORMATS) as image:
+        image.load()
+    return image
+
+
 def size(data: bytes, name: str) -> tuple[int, int]:
     """(width, height) in pixels as stored, before any rotation, from the header alone. Raises BrokenImage."""
     with _broken(data, name), _quiet(), Image.open(BytesIO(data), formats=FORMATS) as image:
         stored = image.size
     return stored
+
+
+def upright_size(data: bytes, name: str) -> tuple[int, int]:
+    """(width, height) in pixels as `decode` gives the image, from the header alone. Raises BrokenImage."""
+    with _broken(data, name), _quiet(), Image.open(BytesIO(data), formats=FORMATS) as image:
+        width, height = image.size
+        turned = _orientation(image, data) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height)
+
+
+def indices(data: bytes, name: str) -> np.ndarray:
+    """(H, W) uint8, uint16 or int32: what a mask file stores per pixel, a palette's index or a grey value, upright.
+
+    Raises BrokenImage for what `decode` refuses, for colours (a class has a number, not a colour) and for JPEG, whose
+    compression changes numbers.
+    """
+    image = stored(data, name)
+    if image.format == "JPEG":
+        raise BrokenImage(f"{name}: a JPEG cannot be a mask: its compression changes class numbers; save masks as PNG")
+    upright = _upright(image)
+    if upright.mode not in _INDEXED:
+        raise BrokenImage(f"{name}: {_no_index(upright)}")
+    values: np.ndarray = np.asarray(upright)
+    return values.astype(np.uint8) if values.dtype == bool else values
+
+
+_INDEXED = ("1", "L", "P", *_SIXTEEN_BIT)
+
+
+def _no_index(image: Image.Image) -> str:
+    reason = f"is a picture of mode {image.mode} where an index mask is needed: one channel that holds class numbers"
+    if image.mode not in ("RGB", "RGBA"):
+        return reason
+    red, green, blue = (np.asarray(image.getchannel(band)) for band in range(3))
+    if np.array_equal(red, green) and np.array_equal(red, blue):
+        return f"{reason}; its three colour channels are equal, so save one of them"
+    colours = len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3)[:1_000_000], axis=0))
+    return f"{reason}; it has {colours:,} colour(s), which must be replaced by the numbers that they stand for"
+
+
+def _orientation(image: Image.Image, data: bytes) -> int:
+    """As EXIF has it, 1 to 8; 1 where there is none. A PNG is only searched where it may say one: that decodes it."""
+    if image.format == "PNG" and not any(mark in data for mark in (b"eXIf", b"Raw profile type", b"adobe.xmp")):
+        return 1
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, ArithmeticError):
+        return 1
 
 
 @contextmanager

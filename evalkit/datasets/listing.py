@@ -70,6 +70,11 @@ class Photos:
             raise BrokenImage(f"{self.tree}/{name}: is {picture.size} pixels, but its annotation is for {expected}")
         return picture
 
+    def size(self, group: str) -> tuple[int, int]:
+        """(width, height) in pixels of the upright image of a group, from its header. Raises as `image`."""
+        name = self.path(group)
+        return images.upright_size(self.tree.read(name), f"{self.tree}/{name}")
+
     def digest(self, groups: Sequence[str]) -> tuple[str, str]:
         """As `Tree.digest`, over the files of these groups."""
         return self.tree.digest(self.path(group) for group in groups)
@@ -122,6 +127,7 @@ class Listing:
     def describe(self) -> dict[str, Any]:
         """Plain facts for the record: root, counts, classes, digest and how it was made, and the reader's own facts."""
         seen = {sample.label for sample in self.samples}
+        unseen = [name for label, name in enumerate(self.classes) if label not in seen]
         return {
             "dataset": self.name,
             "split": self.split,
@@ -129,7 +135,7 @@ class Listing:
             "samples": len(self.samples),
             "images": len(self.groups),
             "classes": list(self.classes),
-            "classes_without_samples": [name for label, name in enumerate(self.classes) if label not in seen],
+            **({} if seen == {-1} else {"classes_without_samples": unseen}),
             "digest": self.digest,
             "digest_of": f"classes, ids, labels and boxes; of the pictures: {self._digests[1]}",
             **self.facts,

@@ -16,17 +16,30 @@ def variable(tree: Tree, name: str, key: str) -> np.ndarray[Any, Any]:
 
     Raises MissingFiles where there is no such file, DatasetError where it is damaged or lacks the variable.
     """
+    return _content(tree, name, key, squeeze=True).ravel()
+
+
+def array(tree: Tree, name: str, key: str) -> np.ndarray[Any, Any]:
+    """One numeric variable in its own shape, at least two-dimensional as MATLAB has it. Raises as `variable`, and
+    DatasetError where it holds no numbers."""
+    found = _content(tree, name, key, squeeze=False)
+    if found.dtype.kind not in "uif":
+        raise DatasetError(f"{tree}/{name}: {key!r} holds {found.dtype}, no numbers")
+    return found
+
+
+def _content(tree: Tree, name: str, key: str, *, squeeze: bool) -> np.ndarray[Any, Any]:
     from scipy.io import loadmat  # slow to import, and few layouts need it
 
     try:
-        content = loadmat(io.BytesIO(tree.read(name)), variable_names=[key], squeeze_me=True)
+        content = loadmat(io.BytesIO(tree.read(name)), variable_names=[key], squeeze_me=squeeze)
     except DatasetError:
         raise
     except Exception as cause:  # the reader raises nearly anything on a damaged file
         raise DatasetError(f"{tree}/{name} is no readable .mat file: {cause or type(cause).__name__}") from cause
     if not isinstance(content.get(key), np.ndarray | np.generic | str | int | float):
         raise DatasetError(f"{tree}/{name} has no variable {key!r}")
-    return np.asarray(content[key]).ravel()
+    return np.asarray(content[key])
 
 
 def field(records: np.ndarray[Any, Any], key: str, where: str) -> list[Any]:

@@ -6,11 +6,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evalkit.types import Clips, Dataset, Instances, Judged, Judgement, Outlined, Sample, Segmented
+from evalkit.types import (
+    Clips,
+    Dataset,
+    Figure,
+    Instances,
+    Judged,
+    Judgement,
+    Outlined,
+    Posed,
+    Sample,
+    Segmented,
+    Skeleton,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
+
+
+def offers(dataset: Dataset, verb: str) -> bool:
+    """Whether a data set, or what it was selected from, has a verb that only some kinds have ("pixels", "objects")."""
+    while isinstance(dataset, Selection):
+        dataset = dataset.whole
+    return hasattr(dataset, verb)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +93,22 @@ class Selection:
         whole: Instances = self.whole  # type: ignore[assignment]
         return whole.objects(self.indices[index])
 
+    @property
+    def skeleton(self) -> Skeleton:
+        """Of the whole (`Posed`)."""
+        whole: Posed = self.whole  # type: ignore[assignment]
+        return whole.skeleton
+
+    def figure(self, index: int) -> Figure:
+        """As the whole (`Posed`)."""
+        whole: Posed = self.whole  # type: ignore[assignment]
+        return whole.figure(self.indices[index])
+
+    def figures(self, group: str) -> tuple[Figure, ...]:
+        """Of the whole: those who were not chosen too (`Posed`)."""
+        whole: Posed = self.whole  # type: ignore[assignment]
+        return whole.figures(group)
+
     def frames(self, index: int) -> tuple[str, ...]:
         """As the whole (`Clips`)."""
         whole: Clips = self.whole  # type: ignore[assignment]
@@ -93,10 +128,11 @@ class Selection:
         """Of the whole, with the counts of the samples taken."""
         samples = [self[index] for index in range(len(self))]
         seen = {sample.label for sample in samples}
+        unseen = [name for label, name in enumerate(self.classes) if label not in seen]
         return {
             **self.whole.describe(),
             "samples": len(samples),
             "images": len({sample.group for sample in samples}),
-            "classes_without_samples": [name for label, name in enumerate(self.classes) if label not in seen],
+            **({} if seen == {-1} else {"classes_without_samples": unseen}),
             "digest": self.digest,
         }

@@ -23,17 +23,32 @@ PETS = DatasetRef("image_folder", "pets")
 
 def test_names_are_the_modules_that_define_open() -> None:
     assert datasets.names() == [
+        "ade20k",
+        "ade20k_parts",
         "cars",
         "ccp_items",
+        "ccp_segments",
         "cifar",
+        "cityscapes",
+        "coco_instances",
+        "coco_keypoints",
         "coco_objects",
+        "coco_pose",
+        "cub_parts",
+        "davis",
         "fake",
         "flowers",
         "image_folder",
         "inaturalist",
+        "lip",
+        "lsp",
+        "lsp_pose",
+        "masked_folder",
         "miniimagenet",
+        "pascal_part",
         "pets",
         "revisited",
+        "voc_segmentation",
     ]
     for name in datasets.names():
         reader = datasets.module(name)

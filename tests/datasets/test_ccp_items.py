@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +135,10 @@ def test_a_photo_of_another_size_than_its_mask(root: Path) -> None:
 
 def test_a_complete_folder_has_no_problems(root: Path) -> None:
     assert verify(root) == []
+
+
+def test_only_the_labels_asked_for(root: Path) -> None:
+    chosen = replace(FEW, labels=("shoes",))
+    assert [(s.id, s.label) for s in open(root, "train", chosen)] == [(f"{n:04d}/shoes", 0) for n in (1, 2, 3)]
+    with pytest.raises(DatasetError, match="has no label 'ear'; there are: hat, shoes, belt"):
+        open(root, "train", replace(chosen, labels=("shoes", "ear")))

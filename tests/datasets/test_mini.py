@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.io import loadmat
 
-from evalkit import datasets
+from evalkit import catalog, datasets
 from evalkit.types import DatasetRef
 
 MINI = Path(__file__).resolve().parents[2] / "mini"
@@ -48,6 +48,18 @@ def test_clothing_counts() -> None:
         assert len(data) == sum(counts[label] for label in kept) == expected
         assert len(data.classes) == len(kept) == 16
         assert data.image(data[0].group).mode == "RGB"
+
+
+def test_part_counts() -> None:
+    """Part retrieval asks with at least 500 crops."""
+    counts = []
+    names = [str(cell[0]) for cell in loadmat(MINI / "ccp/label_list.mat")["label_list"].ravel()]
+    ref = catalog.recipe("mini-part-retrieval-ccp").dataset
+    kept = {names.index(name) for name in ref.config["labels"]}
+    for role, photos in (("train", range(1, 131)), ("test", range(131, 201))):
+        counts.append(sum(len(_large_labels(photo) & kept) for photo in photos))
+        assert len(datasets.open_dataset(ref, role, MINI / "ccp")) == counts[-1]  # type: ignore[arg-type]
+    assert counts == [346, 190]
 
 
 def test_coco_counts() -> None:

@@ -1,0 +1,105 @@
+"""What the JSON files of COCO have in common: documents, ids, boxes and photos, checked before anything is made of them.
+
+Source: cocodataset.org, "Data format".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from evalkit.datasets.files import Tree, missing
+from evalkit.errors import DatasetError
+from evalkit.types import Box
+
+Needs = Mapping[str, Mapping[str, type]]
+"""Keys that each entry must have, and their types, by part of the document."""
+
+SPLITS = {"train": "train2017", "val": "val2017", "train2017": "train2017", "val2017": "val2017"}
+
+SLACK = 1.0
+"""Pixels by which a box may reach over the border: published boxes are rounded outlines."""
+
+SHOWN = 5
+"""Problems that a message lists."""
+
+
+def document(tree: Tree, path: str, *, needs: Needs, holds: str) -> dict[str, Any]:
+    """The parsed file. holds: what it should hold, for the message ("instances").
+
+    Raises MissingFiles; DatasetError for a file that is no JSON, lacks a part, or has entries without the keys needed.
+    """
+    where = f"{tree}/{path}"
+    try:
+        found: dict[str, Any] = json.loads(tree.read(path))
+    except (ValueError, RecursionError) as cause:
+        raise DatasetError(f"{where} is no JSON: {cause}") from cause
+    lacking = [part for part in needs if not isinstance(found, dict) or not isinstance(found.get(part), list)]
+    if lacking:
+        raise DatasetError(f"{where} holds no {holds}: it lacks {', '.join(lacking)} (captions have no categories)")
+    for part, keys in needs.items():
+        for row in found[part]:
+            if not isinstance(row, dict) or any(not isinstance(row.get(key), kind) for key, kind in keys.items()):
+                wanted = ", ".join(f"{key} ({kind.__name__})" for key, kind in keys.items())
+                raise DatasetError(f"{where}: an entry of {part!r} lacks one of {wanted}: {str(row)[:120]}")
+    return found
+
+
+def unique(rows: Iterable[dict[str, Any]], where: str, kind: str) -> list[dict[str, Any]]:
+    """The same rows. Raises DatasetError, naming them, where ids occur more than once."""
+    seen: dict[Any, dict[str, Any]] = {}
+    doubled = []
+    for row in rows:
+        if row["id"] in seen:
+            doubled.append(row["id"])
+        seen[row["id"]] = row
+    if doubled:
+        raise DatasetError(f"{where}: {len(doubled)} {kind} ids occur more than once: {doubled[:SHOWN]}")
+    return list(seen.values())
+
+
+def place_problem(row: Mapping[str, Any], images: Mapping[Any, Any], categories: Iterable[Any]) -> str:
+    """What is wrong with an annotation's references and box, "" where nothing is: no listed image or category, no four
+    finite numbers, a negative side, more than a pixel outside the photo."""
+    image, box = images.get(row["image_id"]), row["bbox"]
+    if image is None:
+        return f"its image {row['image_id']} is not listed"
+    if row["category_id"] not in categories:
+        return f"its category {row['category_id']} is not listed"
+    if len(box) != 4 or not finite(box):
+        return f"its box {box} is not four finite numbers"
+    x, y, width, height = box
+    if width < 0 or height < 0:
+        return f"its box {box} (x, y, width, height) has a negative side"
+    right, bottom = image["width"] + SLACK, image["height"] + SLACK
+    if x < -SLACK or y < -SLACK or x + width > right or y + height > bottom:
+        return f"its box {box} (x, y, width, height) leaves the {image['width']} x {image['height']} photo"
+    return ""
+
+
+def finite(values: Iterable[Any]) -> bool:
+    """Whether all are finite numbers."""
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+
+
+def corners(box: Sequence[float]) -> Box:
+    """(x0, y0, x1, y1) of the published (x, y, width, height)."""
+    x, y, width, height = map(float, box)
+    return (x, y, x + width, y + height)
+
+
+def refuse(where: str, problems: Sequence[str]) -> None:
+    """Raises DatasetError with the first problems and the count of the others, where there are any."""
+    if problems:
+        more = f" ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise DatasetError(f"{where}: {'; '.join(problems[:SHOWN])}{more}")
+
+
+def require_photos(tree: Tree, year: str, photos: Iterable[str], *, layout: str) -> None:
+    """Raises MissingFiles, which lists every one of these photos that the folder `year` ("val2017") lacks."""
+    there = set(tree.names(under=year))
+    absent = [path for path in sorted(f"{year}/{photo}" for photo in photos) if path not in there]
+    if absent:
+        raise missing(str(tree), absent, layout)

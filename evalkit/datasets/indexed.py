@@ -1,0 +1,60 @@
+"""Label maps as indexed PNG, as DAVIS, VOC and their servers write and accept them: a pixel's palette index is its label.
+
+The palette is that of the PASCAL VOC development kit (label 0 black, then dark red, green, olive ...): bit k of the
+three lowest bits of a label, then of the next three, become bits 7, 6 ... of red, green and blue.
+"""
+
+from __future__ import annotations
+
+import functools
+from io import BytesIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from evalkit.datasets import images
+from evalkit.errors import BrokenImage
+
+Labels = npt.NDArray[np.uint8]
+
+MODES = ("P", "L", "1")
+"""Pillow's names of what holds one label per pixel: palette, 8-bit grey, black and white."""
+
+
+def decode(data: bytes, name: str, *, grey: bool = False) -> Labels:
+    """(H, W) uint8: the index of each pixel, not its colour; 0 and 1 of a black and white image.
+
+    name: what messages call it. grey: take a colour image too whose red, green and blue are equal (its alpha is left
+    out). Raises BrokenImage for files that are no image, or whose pixels hold colours or more than 8 bit.
+    """
+    image = images.stored(data, name)
+    values = np.asarray(image)
+    if image.mode in MODES:
+        return values.astype(np.uint8)
+    if grey and image.mode in ("RGB", "RGBA") and (values[..., :1] == values[..., 1:3]).all():
+        return np.ascontiguousarray(values[..., 0])
+    raise BrokenImage(
+        f"{name}: its pixels hold {image.mode} values and no labels; a mask is a PNG with a palette (or 8-bit grey) whose "
+        "index is the label. Save it from the ids, not from a coloured picture"
+    )
+
+
+def encode(labels: Labels) -> bytes:
+    """The PNG of a label map (H, W) uint8, with the VOC palette."""
+    image = Image.fromarray(labels)
+    image.putpalette(palette().tobytes())
+    out = BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+@functools.cache
+def palette() -> npt.NDArray[np.uint8]:
+    """(256, 3) uint8: the colour of each label."""
+    labels = np.arange(256)
+    colours = np.zeros((256, 3), np.int64)
+    for bit in range(8):
+        channel, place = bit % 3, bit // 3
+        colours[:, channel] |= (labels >> bit & 1) << (7 - place)
+    return colours.astype(np.uint8)
