@@ -25,4 +25,6 @@ step parity   env PYTHONPATH=. "$python" bench/gpu_parity.py
 step tests    env PYTHONPATH=. "$python" -m pytest -q -p no:cacheprovider tests/adapters tests/features tests/runners
 step extraction env PYTHONPATH=. "$python" bench/extraction.py --device cuda
 step encode     env PYTHONPATH=. "$python" bench/encode.py --device cuda
+step segmentation env PYTHONPATH=. "$python" bench/segmentation.py --device cuda
 step demo     env PYTHONPATH=. EVALKIT_CACHE=$(mktemp -d) "$python" -m evalkit.cli.main eval shipped --suite mini --device cuda --out "$(mktemp -d)"
+step video      env PYTHONPATH=. "$python" bench/video.py --gpu

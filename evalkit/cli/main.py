@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evalkit.cli import cache, catalogue, compare, data, fetch, inspect, measure, show, table
+from evalkit.cli import cache, catalogue, compare, data, fetch, inspect, measure, score, show, table
 from evalkit.errors import EvalkitError
 from evalkit.version import __version__
 
@@ -27,6 +27,7 @@ app.command("table")(table.table)
 app.command("compare")(compare.compare)
 app.command("list")(catalogue.list_)
 app.command("describe")(catalogue.describe)
+app.add_typer(score.app, name="score")
 app.add_typer(show.app, name="show")
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")

@@ -18,11 +18,12 @@ import torch
 
 from evalkit import adapters, catalog, datasets, records, runners
 from evalkit.datasets.subset import Subset
+from evalkit.engine.delivery import Delivery
 from evalkit.engine.job import FileCheckpoint, LocalJob
 from evalkit.errors import EvalkitError, FeatureError, OutOfMemory, ProtocolError, Unsupported, UsageError
 from evalkit.features.extract import ExtractOptions, resolve_precision
 from evalkit.features.store import FeatureStore
-from evalkit.features.view import resolve
+from evalkit.features.view import resolve, training
 from evalkit.progress import RichProgress
 from evalkit.records import Record
 from evalkit.types import Dataset, Encoder, EncoderSpec, Manifest, Precision, Progress, Recipe, Role
@@ -34,7 +35,8 @@ class Options:
     """How to measure, as the command line says it.
 
     data_root: folder of datasets; data: paths of single ones by name. limit: at most so many samples of each split, evenly
-    spread. out: folder of records; None writes none. seed: of everything random in the protocol.
+    spread. out: folder of records; None writes none. seed: of everything random in the protocol. save_masks: folder for
+    the label maps of one recipe that makes some; they are made anew, whatever was measured before.
     """
 
     data_root: Path | None = None
@@ -46,9 +48,10 @@ class Options:
     out: Path | None = Path("runs")
     seed: int = 0
     cache: Path | None = None
+    save_masks: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("data_root", "out", "cache"):
+        for name in ("data_root", "out", "cache", "save_masks"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, Path(value))
         object.__setattr__(self, "data", {k: Path(v) for k, v in self.data.items()})
@@ -104,6 +107,15 @@ class Session:
             )
         if self.options.out is not None:
             records.check_writable(self.options.out)
+        if self.options.save_masks is not None:
+            self._check_delivery(recipes, self.options.save_masks)
+
+    def _check_delivery(self, recipes: Sequence[Recipe], folder: Path) -> None:
+        if len(recipes) != 1:
+            raise UsageError(f"--save-masks is for one recipe at a time; {len(recipes)} were asked for")
+        if not getattr(runners.module(recipes[0].runner), "DELIVERS", ""):
+            raise UsageError(f"--save-masks: {recipes[0].id} makes no label maps; recipes of the runner video do")
+        Delivery(folder).check()
 
     def _locate(self, recipe: Recipe) -> Path:
         o = self.options
@@ -179,7 +191,7 @@ class _Measurement:
 
     def find(self) -> Record | None:
         """The record of the same question, where it lies in the output folder."""
-        if self.path is None or not self.path.exists():
+        if self.path is None or not self.path.exists() or self.session.options.save_masks is not None:
             return None
         found = records.read(self.path)
         return found if found.key == self.key else None
@@ -234,9 +246,12 @@ class _Measurement:
             device=s.device, precision=s.precision, skip_broken=s.options.skip_broken,
             store=FeatureStore(s.cache / "features"), progress=s.progress,
         )  # fmt: skip
-        checkpoint = FileCheckpoint(s.cache / "checkpoints" / f"{self.key}.pt")
+        delivery = None if s.options.save_masks is None else Delivery(s.options.save_masks)
+        apart = "" if delivery is None else "-" + catalog.digest(str(delivery.folder.resolve()))[:8]
+        checkpoint = FileCheckpoint(s.cache / "checkpoints" / f"{self.key}{apart}.pt")
         return LocalJob(self.encoder, self.config, s.device, s.options.seed, self.data, self.view[0], extraction,
-                        s.progress, checkpoint)  # fmt: skip
+                        s.progress, checkpoint, train_view=training(self.recipe.view, self.encoder.spec),
+                        delivery=delivery)  # fmt: skip
 
     def _check_headline(self, names: Sequence[str], facts: Mapping[str, Any]) -> None:
         if self.recipe.headline not in names:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evalkit.datasets.subset import picked
+from evalkit.engine.delivery import Delivery
 from evalkit.errors import StoreError
 from evalkit.features.decoding import Broken, Loading, cores, read
 from evalkit.features.extract import ExtractOptions, extract
@@ -38,6 +40,9 @@ class LocalJob:
     facts: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
     skipped: dict[str, list[str]] = field(default_factory=dict)
+    train_view: View | None = None
+    """Of stored training images, where the recipe has one of its own for them."""
+    delivery: Delivery | None = None
 
     def dataset(self, role: Role) -> Dataset:
         """The split that the recipe gives this role."""
@@ -55,7 +60,8 @@ class LocalJob:
         """Stored features, computed now where the store lacks them."""
         request = Request(parts=tuple(parts), blocks=tuple(blocks), norm=norm)
         dataset = self.datasets[role] if positions is None else picked(self.datasets[role], positions)
-        found = extract(self.encoder, dataset, self.view, request, options=self.options)
+        view = self.train_view if role == "train" and self.train_view is not None else self.view
+        found = extract(self.encoder, dataset, view, request, options=self.options)
         self._skip(role, found.skipped)
         return found
 
@@ -112,6 +118,11 @@ class LocalJob:
     def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Tensors to lie beside the record."""
         self.kept[name] = tensors
+
+    def deliver(self, name: str, labels: np.ndarray) -> None:
+        """A label map, written where --save-masks says."""
+        if self.delivery is not None:
+            self.delivery.put(name, labels)
 
 
 @dataclass(frozen=True)

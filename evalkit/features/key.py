@@ -100,7 +100,10 @@ class Key:
 
     def canonical(self) -> str:
         """The JSON text that is hashed."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        fields = asdict(self)
+        if self.view.border == "black":  # the key of features that were stored before there was a choice
+            del fields["view"]["border"]
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property
     def digest(self) -> str:

@@ -6,16 +6,18 @@ PIL images, which the published evaluation scripts use (facebookresearch/dino 7c
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image as pillow
 from PIL.Image import Resampling
 from torch import Tensor
 
 from evalkit.errors import FeatureError, UsageError
-from evalkit.types import Box, EncoderSpec, Interpolation, View, ViewRef
+from evalkit.types import Border, Box, EncoderSpec, Interpolation, View, ViewRef
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,7 +48,7 @@ def resolve(ref: ViewRef, spec: EncoderSpec) -> tuple[View, dict[str, Any]]:
         raise UsageError(f"the view's size is {asked} pixels, less than one patch of {spec.id} ({spec.patch} pixels)")
     resize = math.floor(size / ref.crop + 1e-9)  # the margin keeps 0.1 + 0.2 effects from losing a pixel
     mean, std = spec.preprocessing.mean, spec.preprocessing.std
-    view = View(size, resize, ref.fit, ref.interpolation, mean, std)
+    view = View(size, resize, ref.fit, ref.interpolation, mean, std, ref.border)
     facts: dict[str, Any] = {"size": size, "asked": asked, "resize": resize if ref.fit == "crop" else size}
     if size != asked:
         facts["rounded"] = f"{asked} is no multiple of the patch ({spec.patch}): {size}"
@@ -63,7 +65,7 @@ def apply(image: Image, box: Box | None, view: View) -> Tensor:
     """
     if image.mode != "RGB":
         raise FeatureError(f"an image came in mode {image.mode}; datasets give RGB")
-    region = image if box is None else cut(image, box)
+    region = image if box is None else cut(image, box, view.border)
     square = _squash(region, view) if view.fit == "squash" else _crop(region, view)
     return to_tensor(square)
 
@@ -81,16 +83,29 @@ def thumbnail(image: Image, box: Box | None, side: int) -> Tensor:
     return to_tensor(region)
 
 
-def cut(image: Image, box: Box) -> Image:
+def training(ref: ViewRef, spec: EncoderSpec) -> View:
+    """The view of stored training images: `resolve`'s, with the recipe's `train_crop` where it has one. Raises as it
+    does."""
+    share = ref.crop if ref.train_crop is None else ref.train_crop
+    return resolve(dataclasses.replace(ref, crop=share), spec)[0]
+
+
+def cut(image: Image, box: Box, border: Border = "black") -> Image:
     """The region of a box, in whole pixels: corners round to the nearest (halves to even), at least one pixel each way.
 
-    What lies outside the image is black. Raises FeatureError where the box has no area or is not finite.
+    What lies outside the image is black, or with border "edge" the nearest pixel of the image. Raises FeatureError where
+    the box has no area or is not finite.
     """
     x0, y0, x1, y1 = box
     if not (all(map(math.isfinite, box)) and x1 > x0 and y1 > y0):
         raise FeatureError(f"the box {box} has no area; it is (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
     left, top = round(x0), round(y0)
-    return image.crop((left, top, max(round(x1), left + 1), max(round(y1), top + 1)))
+    right, bottom = max(round(x1), left + 1), max(round(y1), top + 1)
+    if border == "black" or (left >= 0 and top >= 0 and right <= image.width and bottom <= image.height):
+        return image.crop((left, top, right, bottom))
+    rows, columns = np.arange(top, bottom), np.arange(left, right)
+    pixels = np.asarray(image)[rows.clip(0, image.height - 1)][:, columns.clip(0, image.width - 1)]
+    return pillow.fromarray(pixels)
 
 
 def to_tensor(image: Image) -> Tensor:

@@ -1,7 +1,9 @@
 """Percentile bootstrap of a mean: the interval beside every score, and the paired comparison of two encoders.
 
 What:   units (images, objects, queries) that share a group (the image that they were cut from) are resampled together;
-        the statistic of a resample is the sum of its outcomes divided by the number of its units.
+        the statistic of a resample is the sum of its outcomes divided by the number of its units. Scores over classes
+        (mIoU) are means of ratios of sums: there a unit's outcome is (2, C), what it adds above and below each class's
+        fraction bar, and a resample leaves out the classes that it has nothing of.
 Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 (percentile interval) and 16 (tests).
 How:    groups with equal sum and equal size are exchangeable, so how often each *kind* of group is drawn follows one
         multinomial law. For outcomes such as right/wrong there are a handful of kinds, and 2,000 resamples of 50,000
@@ -94,11 +96,13 @@ def paired(
 ) -> Paired:
     """Compare two encoders on the same units, each resample drawing the same units for both.
 
-    a, b: (n,) finite outcomes of the two, in the same order of units. groups, level, resamples, seed: as in `interval`.
-    All numbers are NaN for n = 0; the bounds and p are NaN for a single group. Raises as `interval`, and ProtocolError
-    where a and b differ in length.
+    a, b: (n,) finite outcomes of the two, in the same order of units, or (n, 2, C) as `ratios` makes them. groups, level,
+    resamples, seed: as in `interval`. All numbers are NaN for n = 0; the bounds and p are NaN for a single group. Raises
+    as `interval`, and ProtocolError where a and b differ in length.
     """
     _check_options(level, resamples)
+    if np.ndim(a) == 3 and np.ndim(b) == 3:
+        return _paired_ratios(_fractions(a), _fractions(b), groups, level=level, resamples=resamples, seed=seed)
     first, second = _units(a), _units(b)
     if first.size != second.size:
         raise ProtocolError(
@@ -109,10 +113,7 @@ def paired(
     kinds = _kinds(difference, groups)
     if kinds.count.sum() < 2:
         return Paired(mean, float("nan"), float("nan"), float("nan"))
-    means = _means(kinds, resamples, seed)
-    bounds = _percentiles(means, level)
-    other_side = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    return Paired(mean, bounds.low, bounds.high, min(1.0, 2 * (other_side + 1) / (resamples + 1)))
+    return _judged(mean, _means(kinds, resamples, seed), level)
 
 
 def score(
@@ -142,6 +143,118 @@ def score(
         outcomes=values.astype(np.float32),
         groups=None if groups is None else np.asarray(groups, dtype=np.int64),
     )
+
+
+def ratios(
+    name: str,
+    tops: Any,
+    bottoms: Any,
+    groups: Any | None = None,
+    *,
+    unit: str = "fraction",
+    note: str = "",
+    seed: int = 0,
+) -> Score:
+    """A `Score` whose value is the mean over classes of sum(tops) / sum(bottoms), with its 95 % interval.
+
+    tops, bottoms: (n, C) finite, bottoms at least 0, arrays or CPU tensors: what each unit adds to each class. mIoU: the
+    intersections and unions of each image. Classes whose bottoms sum to 0 are left out of the mean; so are, of n, units
+    that add to no bottom. outcomes: (n, 2, C) float32. groups: as in `interval`. NaN with n = 0 where nothing is left.
+    Raises ProtocolError for other shapes and for numbers that are not finite or bottoms below 0.
+    """
+    pair = _fractions(np.stack([np.asarray(tops, np.float64), np.asarray(bottoms, np.float64)], axis=1))
+    counted = pair[:, 1].any(axis=1)
+    numbers = None if groups is None else np.asarray(groups, dtype=np.int64)[counted]
+    pair = pair[counted]
+    bounds = _percentiles_of_ratios(pair, numbers, seed)
+    return Score(
+        name=name,
+        value=statistic(pair),
+        n=len(pair),
+        low=bounds.low,
+        high=bounds.high,
+        unit=unit,
+        note=note,
+        outcomes=pair.astype(np.float32),
+        groups=numbers,
+    )
+
+
+def statistic(outcomes: npt.ArrayLike) -> float:
+    """What stored outcomes come to: the mean of (n,), the mean of ratios of (n, 2, C); NaN for n = 0."""
+    values = np.asarray(outcomes, dtype=np.float64)
+    if values.ndim == 3:
+        return float(_mean_of_ratios(values.sum(axis=0, keepdims=True))[0])
+    return float(values.mean()) if values.size else float("nan")
+
+
+def _fractions(outcomes: npt.ArrayLike) -> Floats:
+    values = np.asarray(outcomes, dtype=np.float64)
+    if values.ndim != 3 or values.shape[1] != 2:
+        raise ProtocolError(f"outcomes of ratios are (n, 2, C); what came has shape {values.shape}")
+    if not np.isfinite(values).all() or (values[:, 1] < 0).any():
+        raise ProtocolError("outcomes of ratios are finite numbers, those below the bar at least 0")
+    return values
+
+
+def _mean_of_ratios(sums: Floats) -> Floats:
+    """(R,) from sums (R, 2, C); NaN where no class has a bottom."""
+    there = sums[:, 1] > 0
+    shares = np.divide(sums[:, 0], sums[:, 1], out=np.zeros_like(sums[:, 0]), where=there)
+    count = there.sum(axis=1)
+    means: Floats = np.divide(shares.sum(axis=1), count, out=np.full(len(sums), np.nan), where=count > 0)
+    return means
+
+
+def _summed(values: Floats, groups: npt.ArrayLike | None) -> Floats:
+    """(G, 2C): what each group adds."""
+    flat: Floats = values.reshape(len(values), values.shape[1] * values.shape[2])
+    if groups is None:
+        return flat
+    numbers = np.asarray(groups)
+    if numbers.shape != values.shape[:1]:
+        raise ProtocolError(f"every unit needs a group: {len(values)} outcomes, groups of shape {numbers.shape}")
+    inverse = np.unique(numbers, return_inverse=True)[1].reshape(-1)
+    total = np.zeros((int(inverse.max(initial=-1)) + 1, flat.shape[1]))
+    np.add.at(total, inverse, flat)
+    return total
+
+
+def _resampled(totals: Floats, resamples: int, seed: int) -> Floats:
+    """(resamples, W) sums of as many groups as there are, drawn with replacement; totals: (G, W)."""
+    rng, groups = np.random.default_rng(seed), len(totals)
+    sums = []
+    for rows in _chunks(resamples, groups):
+        drawn = rng.integers(0, groups, size=(rows, groups), dtype=np.int64)
+        drawn += np.arange(rows)[:, None] * groups
+        sums.append(np.bincount(drawn.ravel(), minlength=rows * groups).reshape(rows, groups) @ totals)
+    return np.concatenate(sums)
+
+
+def _percentiles_of_ratios(values: Floats, groups: npt.ArrayLike | None, seed: int) -> Interval:
+    totals = _summed(values, groups)
+    if len(totals) < 2:
+        return Interval(float("nan"), float("nan"))
+    return _percentiles(_mean_of_ratios(_resampled(totals, 2000, seed).reshape(2000, *values.shape[1:])), 0.95)
+
+
+def _paired_ratios(
+    a: Floats, b: Floats, groups: npt.ArrayLike | None, *, level: float, resamples: int, seed: int
+) -> Paired:
+    if a.shape != b.shape:
+        raise ProtocolError(f"a paired test needs the same units: outcomes {a.shape} came for a, {b.shape} for b")
+    difference = statistic(a) - statistic(b)
+    totals = _summed(np.concatenate([a, b], axis=1), groups)
+    if len(totals) < 2:
+        return Paired(difference, float("nan"), float("nan"), float("nan"))
+    sums = _resampled(totals, resamples, seed).reshape(resamples, 4, -1)
+    return _judged(difference, _mean_of_ratios(sums[:, :2]) - _mean_of_ratios(sums[:, 2:]), level)
+
+
+def _judged(difference: float, means: Floats, level: float) -> Paired:
+    bounds = _percentiles(means, level)
+    other_side = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    return Paired(difference, bounds.low, bounds.high, min(1.0, 2 * (other_side + 1) / (len(means) + 1)))
 
 
 def _check_options(level: float, resamples: int) -> None:
@@ -209,5 +322,5 @@ def _chunks(resamples: int, width: int) -> list[int]:
 
 def _percentiles(means: Floats, level: float) -> Interval:
     tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.nanquantile(means, [tail, 1 - tail])  # a resample may hold nothing that counts
     return Interval(float(low), float(high))

@@ -54,4 +54,4 @@ def _difference(one: Record, other: Record, out: Path, score: str) -> Difference
             f"({len(a)} and {len(b)}), perhaps because broken images were skipped for one of them"
         )
     paired = bootstrap.paired(a, b, groups, seed=0)
-    return Difference(one.recipe["id"], name, float(a.mean()), float(b.mean()), paired, len(a))
+    return Difference(one.recipe["id"], name, bootstrap.statistic(a), bootstrap.statistic(b), paired, len(a))

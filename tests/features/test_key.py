@@ -9,7 +9,7 @@ from feature_fakes import VIEW, Photos, spec
 
 from evalkit.errors import UsageError
 from evalkit.features.key import Key, Request, key_of, samples_digest
-from evalkit.types import Preprocessing
+from evalkit.types import Preprocessing, View
 
 OTHER = {
     "weights": "e" * 64, "network": "student", "seed": 7, "family": "x", "arch": "x", "adapter_version": 2,
@@ -43,6 +43,19 @@ def test_the_encoder_changes_the_key(change):
 def test_names_and_sources_do_not():
     prose = Preprocessing(size=16, source="somewhere")
     assert key(id="another", preprocessing=prose).digest == key().digest
+
+
+def test_a_border_that_is_not_black_changes_the_key():
+    assert replace(key(), view=replace(VIEW, border="edge")).digest != key().digest
+
+
+def test_features_stored_before_views_had_a_border_are_still_found():
+    tail = {"weights": "w", "network": "n", "seed": None, "family": "f", "arch": "a", "adapter_version": 1}
+    stored = Key(
+        **tail, shape=(1, 2, 3, 4), preprocessing=(1,), dataset="d", split="s", samples="x", view=View(224, 256),
+        parts=("cls",), blocks=(11,), norm=(True,), precision="fp32", dtypes=(("cls", "float32"),),
+    )  # fmt: skip
+    assert stored.digest == "7526a2ec550520e15070af88ce0239df2b2f4d1d643a093646d3d68decf47847"
 
 
 def test_equal_requests_share_a_key():

@@ -75,6 +75,26 @@ def test_the_part_of_a_box_outside_the_image_is_black():
     assert out[0].tolist() == [[255, 255, 0, 0]] * 4
 
 
+@pytest.mark.parametrize("box", [(-3, -2, 5, 6), (7, 8, 15, 16), (2, 3, 6, 7), (-9, 20, -4, 25), (-5, -5, 20, 20)])
+def test_with_border_edge_the_nearest_pixel_continues(box):
+    image = photo(10, 12)
+    pixels, out = np.asarray(image), np.asarray(views.cut(image, box, "edge"))
+    for row, y in enumerate(range(box[1], box[3])):
+        for column, x in enumerate(range(box[0], box[2])):
+            assert (out[row, column] == pixels[min(max(y, 0), 11), min(max(x, 0), 9)]).all()
+    assert out.shape == (box[3] - box[1], box[2] - box[0], 3)
+    assert views.apply(image, box, View(4, 4, "squash", border="edge")).shape == (3, 4, 4)
+
+
+def test_training_images_may_have_a_crop_of_their_own():
+    encoder = spec(patch=16, preprocessing=Preprocessing(224))
+    assert views.training(ViewRef(crop=0.5), encoder) == views.resolve(ViewRef(crop=0.5), encoder)[0]
+    assert views.training(ViewRef(train_crop=0.875, border="edge"), encoder) == View(224, 256, border="edge")
+    assert views.resolve(ViewRef(train_crop=0.875), encoder)[0] == View(224, 224)
+    with pytest.raises(UsageError, match="crop is 2"):
+        views.training(ViewRef(train_crop=2.0), encoder)
+
+
 def test_box_corners_round_to_the_nearest_pixel_and_keep_one():
     image = photo(10, 10)
     assert views.cut(image, (1.4, 1.6, 4.6, 5.4)).size == (4, 3)

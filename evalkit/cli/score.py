@@ -1,0 +1,100 @@
+"""`evalkit score`: numbers for what other tools predicted."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evalkit.cli.options import DataPaths, DataRoot, Seed, pairs
+from evalkit.types import DatasetRef
+
+if TYPE_CHECKING:
+    from evalkit.engine.results import Scored
+
+app = typer.Typer(help="Score what another tool predicted.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command()
+def davis(
+    results: Annotated[Path, typer.Argument(help="Folder or .zip: CLIP/FRAME.png, indexed, as the official scorer wants.")],
+    data_root: DataRoot = None,
+    data: DataPaths = None,
+    year: Annotated[int, typer.Option(min=2016, max=2017, help="2017: several objects; 2016: one, masks 0 and 255.")] = 2017,
+    split: Annotated[str, typer.Option(help="A list of ImageSets/YEAR/, or all for every clip folder.")] = "val",
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
+) -> None:  # fmt: skip
+    """J and F of video masks that any tool wrote, per video and as means over objects with 95 % intervals over videos."""
+    from evalkit import datasets
+    from evalkit.engine import results as scoring
+    from evalkit.progress import RichProgress
+
+    reference = DatasetRef("davis", f"davis{year}", split, split, config={"year": year})
+    path = data_root
+    if data_root is None or data or not (data_root / "Annotations").is_dir():
+        path = datasets.locate(reference, data_root, pairs(data), Path())
+    assert path is not None
+    clips: Any = datasets.open_dataset(reference, "test", path)
+    with RichProgress(quiet=as_json) as progress:
+        found = scoring.score(results, clips, binary=year == 2016, progress=progress, seed=seed)
+    if as_json:
+        typer.echo(json.dumps(_plain(found, results, path, clips.describe()), indent=2))
+    else:
+        _draw(found, f"{results}   DAVIS-{year} {split}")
+
+
+def _plain(found: Scored, results: Path, data: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    scores = [
+        {"name": s.name, "value": s.value, "low": _known(s.low), "high": _known(s.high), "n": s.n} for s in found.scores
+    ]
+    return {
+        "results": str(results),
+        "data": str(data),
+        "split": facts["split"],
+        "digest": facts["digest"],
+        "scores": scores,
+        "videos": {
+            clip: {"J&F": score.per_object.tolist(), "J": score.j.mean(axis=1).tolist(), "F": score.f.mean(axis=1).tolist()}
+            for clip, score in found.clips.items()
+        },
+    }  # fmt: skip
+
+
+def _known(bound: float) -> float | None:
+    """None for the bounds of a single video: JSON has no NaN."""
+    return None if math.isnan(bound) else bound
+
+
+def _draw(found: Scored, title: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table.add_column("video", overflow="fold")
+    for head in ("objects", "frames", "J&F", "J", "F"):
+        table.add_column(head, justify="right")
+    for name, clip in found.clips.items():
+        values = (clip.per_object.mean(), clip.j.mean(), clip.f.mean())
+        table.add_row(name, *map(str, clip.j.shape), *(f"{100 * value:.1f}" for value in values))
+    console = Console()
+    console.print(table)
+    for score in found.scores:
+        bounds = (
+            "(one video: no interval)" if math.isnan(score.low) else f"[{100 * score.low:.1f}, {100 * score.high:.1f}]"
+        )
+        console.print(f"  {score.name:<9} {100 * score.value:5.1f} %  {bounds}", highlight=False, markup=False)
+    counts = f"means over {found.scores[0].n} objects of {len(found.clips)} videos"
+    console.print(
+        f"  {counts}; first and last frames left out; 95 % intervals by bootstrap over videos",
+        style="dim", highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
