@@ -89,7 +89,9 @@ def open(root: Path, split: str, config: Config) -> Dataset:
         for point, box in kept:
             samples.append(Sample(f"{image}/{birds.parts[parts[point.label]]}", photo, point.label, box))
     names = tuple(birds.parts[part] for part in parts)
-    return Listing("cub_parts", split, names, tuple(samples), Photos(within), crops.facts(config, skipped, len(samples)))
+    return Listing(
+        "cub_parts", split, names, tuple(samples), Photos(within), crops.facts(config, skipped, len(samples))
+    )
 
 
 def verify(root: Path) -> list[str]:

@@ -58,7 +58,7 @@ class LocalJob:
         positions: Sequence[int] | None = None,
     ) -> Features:
         """Stored features, computed now where the store lacks them."""
-        request = Request(parts=tuple(parts), blocks=tuple(blocks), norm=norm)
+        request = Request(parts=_widened(parts, self.encoder), blocks=tuple(blocks), norm=norm)
         dataset = self.datasets[role] if positions is None else picked(self.datasets[role], positions)
         view = self.train_view if role == "train" and self.train_view is not None else self.view
         found = extract(self.encoder, dataset, view, request, options=self.options)
@@ -123,6 +123,12 @@ class LocalJob:
         """A label map, written where --save-masks says."""
         if self.delivery is not None:
             self.delivery.put(name, labels)
+
+
+def _widened(parts: Sequence[Part], encoder: Encoder) -> tuple[Part, ...]:
+    """Class token and patch mean are stored together: both are small, and the next protocol often asks for the other."""
+    both: tuple[Part, ...] = ("cls", "mean")
+    return both if set(parts) < set(both) and "cls" in encoder.spec.offers else tuple(parts)
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,9 @@ def _plot(axis: Axes, scope: str, panel: Panel) -> None:
         axis.axvline(mean, color=colour, linestyle=line, linewidth=0.8)
     held = np.flatnonzero(panel.counts.any(axis=0))
     axis.set_xlim(edges[held[0]] - 0.02, edges[held[-1] + 1] + 0.02)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.4 * float(max(intra.max(), inter.max())))  # room for the legend
     axis.set_xlabel("cosine of two patches")
     axis.set_ylabel("density of pairs")
     axis.set_title(panel.note, fontsize=9, loc="left")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="upper left")
     axis.spines[["top", "right"]].set_visible(False)
