@@ -21,6 +21,7 @@ from evalkit.cli.options import (
     PrecisionName,
     complete_recipe,
     pairs,
+    point,
 )
 from evalkit.errors import UnknownName, UsageError
 
@@ -55,31 +56,23 @@ def show(
     from evalkit.reporting.figures import canvas
     from evalkit.reporting.figures import prompt as drawing
 
-    point = _point(at)
+    where = point(at)
     canvas.check(out)
     options = Options(data_root=data_root, data=pairs(data), device=device.value, precision=precision.value, out=None)
     session, encoder = Session(options), load(checkpoint, family=family, arch=arch, network=network)
     if recipe:
-        picture, view, truth, said = _of_recipe(session, encoder, recipe, image, point)
+        picture, view, truth, said = _of_recipe(session, encoder, recipe, image, where)
     else:
-        picture, view, truth, said = _of_file(encoder, image, size, point)
-    cosines, prompt = _cosines(session, encoder, runners.module("prompt"), (picture, view), point)
+        picture, view, truth, said = _of_file(encoder, image, size, where)
+    cosines, prompt = _cosines(session, encoder, runners.module("prompt"), (picture, view), where)
     made = drawing.Prompted(
-        picture, point, cosines, threshold, prompt, truth,
+        picture, where, cosines, threshold, prompt, truth,
         title=f"{encoder.spec.id} · {Path(image).name}",
         note=f"{view.size} x {view.size} pixels, {cosines.shape[0]} x {cosines.shape[1]} patches{said}",
     )  # fmt: skip
     canvas.save(drawing.draw(made), out)
     score = "" if made.iou is None else f", IoU {100 * made.iou:.1f} %"
     typer.echo(f"{out}: {100 * made.mask.mean():.1f} % of the image are above {threshold:g}{score}{said}")
-
-
-def _point(text: str) -> tuple[int, int]:
-    try:
-        x, y = (int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--at {text!r}: it is X,Y in whole pixels, for instance --at 120,80") from None
-    return x, y
 
 
 def _inside(image: Image, point: tuple[int, int], name: str) -> None:
@@ -93,16 +86,11 @@ def _inside(image: Image, point: tuple[int, int], name: str) -> None:
 def _of_file(
     encoder: Encoder, name: str, size: int, point: tuple[int, int]
 ) -> tuple[Image, View, np.ndarray | None, str]:
-    from evalkit.datasets.images import decode
     from evalkit.features.view import resolve
+    from evalkit.reporting.looking import opened
     from evalkit.types import ViewRef
 
-    try:
-        picture = decode(Path(name).read_bytes(), name)
-    except OSError as error:
-        raise UsageError(
-            f"{name}: cannot be read ({error.strerror}); give an image file, or an id and --recipe"
-        ) from None
+    picture = opened(Path(name))
     _inside(picture, point, name)
     return picture, resolve(ViewRef(size=size, fit="squash"), encoder.spec)[0], None, ""
 
