@@ -101,7 +101,8 @@ class _Found:
 
 
 def run(job: Job) -> Iterator[Score]:
-    """Yield, as measures say, "AP", "AP50" ... "ARL", "AP@seed=0" ... and "OKS"; "PCK@0.2", "PCK@0.2@knee" ..., "PCKh@0.5".
+    """Yield, as measures say, "AP", "AP50" ... "ARL", "AP@seed=0" ... and "OKS"; "PCK@0.2", "PCK@0.2@seed=0"
+    ..., "PCK@0.2@knee" ..., "PCKh@0.5" and its seeds.
 
     All are fractions in [0, 1], means over seeds. n of AP and AR is the number of people to be found (of that size), their
     interval is over photos, each resample evaluated whole; they are no mean of outcomes: compare encoders by "OKS", each
@@ -303,14 +304,17 @@ def _pck(job: Job, config: Config, positions: Sequence[int], places: Mapping[int
             continue
         reference = pose.lengths(truth, pairs)
         job.fact(f"{label}_people_without_reference", int(reference.isnan().sum()))
-        right = torch.stack([pose.pck(of, truth, reference, share=share) for of in places.values()]).mean(0)
+        each = {seed: pose.pck(of, truth, reference, share=share) for seed, of in places.items()}
+        right = torch.stack(list(each.values())).mean(0)
         name = f"{label}@{share:g}"
         yield _share(job, name, right, groups)
+        for seed, of in each.items():
+            yield _share(job, f"{name}@seed={seed}", of, groups, note="seed")
         for kind in dict.fromkeys(kinds) if label == "PCK" else ():
             columns = [i for i, other in enumerate(kinds) if other == kind]
             yield _share(job, f"{name}@{kind}", right[:, columns], groups[:, columns])
 
 
-def _share(job: Job, name: str, right: Tensor, groups: Tensor) -> Score:
+def _share(job: Job, name: str, right: Tensor, groups: Tensor, note: str = "") -> Score:
     judged = ~right.isnan()
-    return bootstrap.score(name, right[judged].numpy(), groups[judged].numpy(), seed=job.seed)
+    return bootstrap.score(name, right[judged].numpy(), groups[judged].numpy(), note=note, seed=job.seed)

@@ -114,6 +114,7 @@ def test_what_can_be_seen_is_found():
     assert found["APM"].n == 12 and np.isnan(found["APL"].value) and found["APL"].n == 0
     assert found["OKS"].value > 0.9
     assert {"PCK@0.5@hip", "PCK@0.5@neck", "PCKh@0.5", "AP50", "AR", "AP@seed=0", "AP@seed=1"} <= set(found)
+    assert found["PCK@0.5@seed=1"].value == 1.0
     assert (found["PCK@0.5@hip"].n, found["AP@seed=1"].note) == (24, "seed")
     for score in found.values():
         assert score.n == 0 or score.low - 1e-9 <= score.value <= score.high + 1e-9
