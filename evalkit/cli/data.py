@@ -19,17 +19,21 @@ def _group() -> None:
     pass
 
 
-def _known() -> dict[str, DatasetRef]:
-    return {r.dataset.folder: r.dataset for r in map(catalog.recipe, catalog.recipes())}
+def _known(own: bool) -> dict[str, DatasetRef]:
+    """By name of the module or, which counts more, of the folder; of one that is shipped and can be had elsewhere too, the
+    user's own where there is one."""
+    from evalkit import datasets
+
+    asked = sorted((catalog.recipe(r).dataset for r in catalog.recipes()), key=lambda ref: ref.shipped != own)
+    modules = {name: DatasetRef(name, name) for name in datasets.names()}
+    return modules | {ref.name: ref for ref in asked} | {ref.folder: ref for ref in asked}
 
 
 def _located(dataset: str, data_root: Path | None, data: Path | None) -> tuple[DatasetRef, Path]:
     """The data set of a folder's or a module's name, and where it lies."""
     from evalkit import datasets
 
-    known = (
-        {name: DatasetRef(name, name) for name in datasets.names()} | {r.name: r for r in _known().values()} | _known()
-    )
+    known = _known(own=data_root is not None or data is not None)
     if dataset not in known:
         raise UnknownName("dataset", dataset, known)
     reference = known[dataset]
