@@ -105,7 +105,7 @@ def stepping(bench: Bench) -> bool:
         wide = F.interpolate(bench.tokens(images).float().permute(0, 3, 1, 2), scale_factor=4, mode="bilinear")
         logits = F.interpolate(layer(wide), size=(CROP, CROP), mode="bilinear")
         optimiser.zero_grad()
-        F.cross_entropy(logits, truth.long(), ignore_index=-1, reduction="none").mean().backward()
+        F.cross_entropy(logits, truth.long(), ignore_index=-1, reduction="none").mean().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
     rng = torch.Generator()

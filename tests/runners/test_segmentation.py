@@ -15,6 +15,7 @@ from evalkit.adapters.fake import colours
 from evalkit.engine.evaluate import evaluate
 from evalkit.errors import BrokenImage, CatalogError, ProtocolError, UsageError
 from evalkit.probing.dense_head import Learner
+from evalkit.probing.dense_supply import order
 from evalkit.runners import segmentation
 from evalkit.types import DatasetRef, Manifest, Recipe, Source
 
@@ -185,7 +186,6 @@ def test_every_pass_has_every_photo_once(root):
         def rng(self, *names):
             return torch.Generator().manual_seed(sum(n for n in names if isinstance(n, int)))
 
-    config = segmentation.Config(batch=4)
-    seen = [item for step in range(6) for item in segmentation.order(Job(), step, config)]
+    seen = [item for step in range(6) for item in order(Job(), step, 4)]
     assert sorted(seen) == sorted((position, turn) for position in range(6) for turn in range(4))
     assert [turn for _, turn in seen] == sorted(turn for _, turn in seen)

@@ -401,7 +401,7 @@ def real(clip, frames, short):
 @pytest.mark.skipif(
     not (DAVIS16.exists() and WEIGHTS.exists()), reason="../shared holds no DAVIS-2016 or no real weights"
 )
-@pytest.mark.parametrize(("clip", "frames", "short"), [("car-shadow", 4, 256), ("breakdance", 10, 192)])
+@pytest.mark.parametrize(("clip", "frames", "short"), [("car-shadow", 4, 256), ("breakdance", 7, 192)])
 def test_real_videos_agree_with_the_published_procedure(clip, frames, short):
     found, expected, soft, truth = real(clip, frames, short)
     differ = found != expected
