@@ -79,12 +79,12 @@ def show(
         job = Session(options, progress).job(encoder, wanted)
         record = _record(job, wanted, runs)
         chosen = _chosen(job, record, runs, which, images)
-        value = next(score["value"] for score in record.scores if score["name"] == "mIoU")
+        score = next(score for score in record.scores if score["name"] == "mIoU")
         drawn = segmentation.sheet(
             _examples(job, record, runs, chosen),
             job.dataset("test").classes,
             title=f"{encoder.spec.id} · {wanted.id}",
-            note=f"mIoU {100 * value:.1f} % over {len(job.dataset('test'))} photos; here {len(chosen)} of them, {which}; "
+            note=f"mIoU {100 * score['value']:.1f} % over {score['n']} photos; here {len(chosen)} of them, {which}; "
             "white: does not count",
         )
     typer.echo(f"{canvas.save(drawn, out)}: " + ", ".join(job.dataset("test")[position].id for position, _ in chosen))
