@@ -27,4 +27,4 @@ step extraction env PYTHONPATH=. "$python" bench/extraction.py --device cuda
 step encode     env PYTHONPATH=. "$python" bench/encode.py --device cuda
 step segmentation env PYTHONPATH=. "$python" bench/segmentation.py --device cuda
 step demo     env PYTHONPATH=. EVALKIT_CACHE=$(mktemp -d) "$python" -m evalkit.cli.main eval shipped --suite mini --device cuda --out "$(mktemp -d)"
-step video      env PYTHONPATH=. "$python" bench/video.py --gpu
+for patch in 16 8; do step "video-$patch" env PYTHONPATH=. "$python" bench/video.py --gpu --patch "$patch"; done

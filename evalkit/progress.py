@@ -7,7 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 
 class RichProgress:
@@ -16,7 +26,8 @@ class RichProgress:
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet)
         self._bars = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
+            TimeRemainingColumn(),
             console=self._console, transient=True, disable=quiet or not self._console.is_terminal,
         )  # fmt: skip
 
@@ -27,9 +38,17 @@ class RichProgress:
     def __exit__(self, *exc: object) -> None:
         self._bars.stop()
 
-    def track(self, steps: Iterable[Any], what: str, total: int | None = None) -> Iterator[Any]:
-        """The same items, counted on a bar named `what`; the bar leaves when the items end or the caller stops."""
-        task = self._bars.add_task(what, total=total if total is not None else _length(steps))
+    @property
+    def interactive(self) -> bool:
+        """Whether somebody sees the bars."""
+        return not self._bars.disable
+
+    def track(self, steps: Iterable[Any], what: str, total: int | None = None, *, images: int = 0) -> Iterator[Any]:
+        """The same items, counted on a bar named `what`; the bar leaves when the items end or the caller stops.
+
+        images: of each item, where images per second are to be shown.
+        """
+        task = self._bars.add_task(what, total=total if total is not None else _length(steps), images=images)
         try:
             for item in steps:
                 yield item
@@ -49,6 +68,14 @@ class RichProgress:
     def say(self, line: str) -> None:
         """One lasting line on standard error."""
         self._console.print(line, highlight=False)
+
+
+class _Rate(ProgressColumn):
+    """Images per second, of tasks that say how many an item has."""
+
+    def render(self, task: Task) -> Text:
+        images = task.fields.get("images", 0)
+        return Text(f"{images * (task.speed or 0):,.0f} images/s" if images else "")
 
 
 def _length(steps: Iterable[Any]) -> int | None:

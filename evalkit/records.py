@@ -192,6 +192,21 @@ def outcomes(record: Record, out: Path, score: str = "") -> tuple[Any, Any | Non
         raise RecordError(f"{path}: holds no outcomes of {name!r} ({error})") from None
 
 
+def resamples(record: Record, out: Path, score: str) -> tuple[Any, int] | None:
+    """(R,) a score on resamples of the test images, and the seed that drew them; None where none were kept.
+
+    Of scores that belong to pairs of images and have no outcome per image (the runner `similarity`).
+    """
+    from safetensors.numpy import load_file
+
+    path = path_of(out, record.encoder["id"], record.recipe["id"], record.key).with_suffix(".resamples.safetensors")
+    try:
+        arrays = load_file(path)
+        return arrays[score], int(arrays["seed"][0])
+    except (OSError, KeyError):
+        return None
+
+
 def load(out: Path | str = "runs") -> DataFrame:
     """Every score of every record under a folder as a pandas table, one row per score."""
     import pandas as pd

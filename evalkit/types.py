@@ -92,7 +92,8 @@ class EncoderSpec:
 
 
 class Encoder(Protocol):
-    """A frozen network: normalised images in, `Tokens` out."""
+    """A frozen network: normalised images in, `Tokens` out. Threads may share it: `encode` leaves nothing in it that
+    another call could take for its own."""
 
     @property
     def spec(self) -> EncoderSpec: ...
@@ -473,9 +474,10 @@ class Job(Protocol):
         ...
 
     def read(
-        self, role: Role, reader: Callable[..., Read], items: Iterable[tuple[int, ...]]
+        self, role: Role, reader: Callable[..., Read], items: Iterable[tuple[int, ...]], *, ahead: bool = True
     ) -> Iterator[tuple[tuple[int, ...], Read]]:
-        """(item, reader(dataset, *item)) of each item in order, computed ahead in decoding workers.
+        """(item, reader(dataset, *item)) of each item in order, computed ahead in decoding workers; with ahead False in
+        the thread that asks, when it asks: for threads that work side by side, where no process must be forked.
 
         The first number of an item is the position of a sample; others are the reader's own (a frame, a turn that
         seeds an augmentation). reader: a function of a module, or an object, that can be pickled. A sample whose image

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from evalkit.adapters.files import RawCheckpoint
 
 SHARED = frozenset(
-    {"blocks", "encoder", "family", "files", "folders", "heads", "inspection", "instructions", "loading", "mismatch"}
-    | {"pickles", "positions", "renames", "specs", "vit"}
+    {"blocks", "class_attention", "encoder", "family", "files", "folders", "heads", "inspection", "instructions"}
+    | {"loading", "mismatch", "pickles", "positions", "renames", "specs", "vit"}
 )
 """The modules of this folder that families are built from."""
 

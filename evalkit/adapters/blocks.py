@@ -49,9 +49,11 @@ class RelativeBias(nn.Module):
         """(1, heads, 1 + h * w, 1 + h * w); kept for the next call while table and grid stay."""
         table = self.relative_position_bias_table
         key = (grid, table.dtype, table.device, table._version)
-        if table.requires_grad or self._last is None or self._last[0] != key:
-            self._last = (key, self._table(grid)[_relative_index(grid).to(table.device)].permute(2, 0, 1)[None])
-        return self._last[1]
+        last = self._last  # read once: another thread may replace it by that of another grid
+        if table.requires_grad or last is None or last[0] != key:
+            last = (key, self._table(grid)[_relative_index(grid).to(table.device)].permute(2, 0, 1)[None])
+            self._last = last
+        return last[1]
 
     def _table(self, grid: tuple[int, int]) -> Tensor:
         table = self.relative_position_bias_table

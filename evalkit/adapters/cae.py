@@ -6,10 +6,11 @@ for the class token; rows in the first half of the channels, columns in the seco
 for small and base, sixteen for large (models/modeling_cae.py:143-182). At other sizes the stored table is resized, bicubic
 (linear_util/pos_embed.py; downstream_tasks/semantic_segmentation/mmcv_custom/checkpoint.py:488-509), not built anew.
 
-Files: 'model' with `encoder.`; the released ones hold nothing else (issue 8 of the repository). Training files
-(furnace/utils.py:421-448) add pretext_neck, mask_token and, where the decoder has another width, encoder_to_decoder; they
-leave out the `teacher.` that DeepSpeed's ('module') keep. The teacher is the encoder of the step before (base_momentum 0,
-tools/run_pretraining.py:158); papers evaluate the encoder. Not read: fine-tuned files, which add relative positions.
+Files: 'model' with `encoder.`; the released ones hold nothing else (issue 8 of the repository), evalkit's own no 'model'
+either. Training files (furnace/utils.py:421-448) add pretext_neck, mask_token and, where the decoder has another width,
+encoder_to_decoder; they leave out the `teacher.` that DeepSpeed's ('module') keep. The teacher is the encoder of the step
+before (base_momentum 0, tools/run_pretraining.py:158); papers evaluate the encoder. Not read: fine-tuned files, which add
+relative positions.
 
 Which token: the linear probe reads the class token after the final norm, through a batch norm without gain (--use_cls,
 scripts/cae_base_800e.sh:62; models/modeling_finetune.py:486-488; tools/run_linear.py:340): expect 70.3 % for base after
@@ -36,6 +37,7 @@ ARCHITECTURES: dict[str, ViTConfig] = {
     "vit_small_patch16": replace(_BASE, dim=384),
     "vit_base_patch16": _BASE,
     "vit_large_patch16": replace(_BASE, dim=1024, depth=24, heads=16, layer_scale=1e-5),
+    "vit_micro_patch8_64": replace(_BASE, dim=192, depth=6, heads=3, patch=8, size=64),
 }
 
 _OUTSIDE = (

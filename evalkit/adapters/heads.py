@@ -120,6 +120,19 @@ def layer_widths(state: Mapping[str, Tensor], dim: int, matrices: Sequence[str])
     return [dim, *(state[key].shape[0] for key in matrices)]
 
 
+def batch_norm_head(state: Mapping[str, Tensor], dim: int) -> PlainHead:
+    """SiT's contrastive head, empty, of the file's sizes (Sara-Ahmed/SiT 7f22e9c, vision_transformer.py:246-275): `mlp` of
+    three linear layers, batch norm after each, the last one plain, ReLU, then GELU between. Raises KeyMismatch where a
+    layer is missing."""
+    dim, first, second, out = layer_widths(state, dim, ("mlp.0.weight", "mlp.3.weight", "mlp.6.weight"))
+    layers = [
+        *(nn.Linear(dim, first), nn.BatchNorm1d(first), nn.ReLU()),
+        *(nn.Linear(first, second), nn.BatchNorm1d(second), nn.GELU()),
+        *(nn.Linear(second, out), nn.BatchNorm1d(out, affine=False)),
+    ]
+    return PlainHead({"mlp": nn.Sequential(*layers)})
+
+
 def plain_dino_head(state: Mapping[str, Tensor], dim: int) -> DINOHead:
     """`dino_head` with prototypes that are a plain matrix, `last_layer.weight`, of no fixed length: DINOv3's
     (facebookresearch/dinov3 6876159, dinov3/layers/dino_head.py:32). Raises KeyMismatch where it is no such head."""

@@ -11,7 +11,8 @@ Files:
 - the backbone alone under 'state_dict' (extract_backbone_weights.py); its `--with_head` leaves the head's keys as
   they were, `head.` or `module.head.`, beside bare ones. The released ImageNet-22K backbones are the student's, the
   others the teacher's;
-- fine-tuned under 'model' (evaluation/classification_layer_decay/utils.py:405-411), with a classifier called `head`.
+- fine-tuned under 'model' (evaluation/classification_layer_decay/utils.py:405-411), with a classifier called `head`;
+- evalkit's safetensors, `backbone.` and `head.` without prototypes (`vit_micro_patch8_64` is its own).
 The teacher is evaluated (evaluation/eval_knn.py:292); short side 256 bicubic, centre 224, ImageNet mean and std
 (:67-70). Expect 75.2 % k-NN on ImageNet for vit_small_patch16 (README).
 Head (models/head.py:65-199): DINO's on the class token. Prototypes of patches (`last_layer2`) are separate, or the
@@ -43,6 +44,7 @@ ARCHITECTURES: dict[str, ViTConfig] = {
     "vit_small_patch16": ViTConfig(dim=384, depth=12, heads=6, patch=16),
     "vit_base_patch16": ViTConfig(dim=768, depth=12, heads=12, patch=16),
     "vit_large_patch16": ViTConfig(dim=1024, depth=24, heads=16, patch=16),
+    "vit_micro_patch8_64": ViTConfig(dim=192, depth=6, heads=3, patch=8, size=64),
 }
 
 DROP = (

@@ -4,9 +4,10 @@ The network (models_mae.py:25-70,150-170,223-245): pre-norm, final norm, every e
 LayerScale. Its position table of sines and cosines lies in the file; at another size that table is resized as for
 fine-tuning (util/pos_embed.py:75-96).
 
-Files: the released encoder ({'model'}, bare keys), the whole pretraining network (issue 8: 'model' with the decoder),
-the training file of util/misc.py:295-312 (beside optimizer, epoch, scaler, args), of main_linprobe.py too, whose head
-(line 222) is dropped. Fine-tuned files have lost the norm of the tokens (models_vit.py:27-33) and are refused.
+Files: the released encoder ({'model'}, bare keys; evalkit's own without 'model'), the whole pretraining network (issue 8:
+'model' with the decoder), the training file of util/misc.py:295-312 (beside optimizer, epoch, scaler, args), of
+main_linprobe.py too, whose head (line 222) is dropped. Fine-tuned files have lost the norm of the tokens
+(models_vit.py:27-33) and are refused.
 
 main_linprobe.py evaluates the class token after the final norm. There is no projection: the decoder predicts pixels.
 Expect 68.0 % by a linear probe for vit_base_patch16 (its FINETUNE.md).
@@ -28,6 +29,7 @@ ARCHITECTURES: dict[str, ViTConfig] = {
     "vit_base_patch16": ViTConfig(dim=768, depth=12, heads=12, patch=16, positions="bicubic"),
     "vit_large_patch16": ViTConfig(dim=1024, depth=24, heads=16, patch=16, positions="bicubic"),
     "vit_huge_patch14": ViTConfig(dim=1280, depth=32, heads=16, patch=14, positions="bicubic"),
+    "vit_micro_patch8_64": ViTConfig(dim=192, depth=6, heads=3, patch=8, size=64, positions="bicubic"),
 }
 
 DECODER = Rule(

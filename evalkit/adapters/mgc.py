@@ -8,9 +8,10 @@ by DINO's rule (module/model.py). The detection and segmentation code builds its
 predictors see single patches and means over squares of patches, so there is no projection to offer.
 
 Files: the checkpoint of an epoch ('state_dict' beside epoch, optimizer, scaler; main_pretrain.py:286-293), the last file
-of a run, `last.pth` (the same keys without a wrapper, 295-299), and one encoder with bare keys, which is what the evaluation
-code reads. The released files (COCO, VOC, ADE20K) were not seen. `base_encoder.` is taken unless the manifest says
-momentum; which of the two the paper evaluates is not said. No frozen number is published.
+of a run, `last.pth` (the same keys without a wrapper, 295-299), one encoder with bare keys, which is what the evaluation
+code reads, and evalkit's own: the base encoder and its projectors. The released files (COCO, VOC, ADE20K) were not seen.
+`base_encoder.` is taken unless the manifest says momentum; which of the two the paper evaluates is not said. No frozen
+number is published.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ TOLERANCE = 2e-3
 ARCHITECTURES: dict[str, ViTConfig] = {
     "vit_small_patch16": ViTConfig(dim=384, depth=12, heads=8, patch=16),
     "vit_base_patch16": ViTConfig(dim=768, depth=12, heads=12, patch=16),
+    "vit_micro_patch8_64": ViTConfig(dim=192, depth=6, heads=3, patch=8, size=64),
 }
 
 MLPS = (
-    "predictor_(patch|divide_32|divide_112)",
-    "projector_(patch|patch_momentum|divide_32|divide_112|divide_momentum_32|divide_momentum_112)",
+    r"predictor_(patch|divide_\d{1,3})",
+    r"projector_(patch|patch_momentum|divide_\d{1,3}|divide_momentum_\d{1,3})",
 )
+"""One for each granularity; the number is the side of its squares of patches in pixels (officially 32 and 112)."""
 
 
 def _places(name: str) -> tuple[Place, ...]:
@@ -56,7 +59,7 @@ FAMILY = ViTFamily(
                 rf"({'|'.join(MLPS)})\.[0-7]\.(weight|bias|running_mean|running_var|num_batches_tracked)",
             ),
         ),
-        signs=(r"(module\.)?projector_divide_(32|112)\..+",),
+        signs=(r"(module\.)?projector_divide_\d{1,3}\..+",),
     ),
     architectures=ARCHITECTURES,
     source="visresearch/mgc fa5ddea, module/augmentation.py:97: ImageNet mean and std",

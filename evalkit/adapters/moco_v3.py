@@ -6,7 +6,8 @@ native size the file's own table is used. The variants with a convolutional stem
 
 Files: the training file of main_moco.py:310-316 ('state_dict' beside epoch, arch, optimizer, scaler), which the released
 ones are, with `module.base_encoder.`, `module.momentum_encoder.` and `module.predictor.`; the file of the linear probe
-(main_lincls.py:319-325: `module.` and the classifier `head.weight`); what convert_to_deit.py writes ({'model'}, bare).
+(main_lincls.py:319-325: `module.` and the classifier `head.weight`); what convert_to_deit.py writes ({'model'}, bare);
+evalkit's safetensors, bare keys and `head.` (`vit_micro_patch8_64` is its own).
 
 The base encoder is taken unless the manifest or `--network` says momentum, as main_lincls.py:181 does; the class token
 after the final norm is evaluated. The projection is `head`: three linear layers without biases, each with batch norm, the
@@ -35,6 +36,7 @@ TOLERANCE = 2e-3
 ARCHITECTURES: dict[str, ViTConfig] = {
     "vit_small_patch16": ViTConfig(dim=384, depth=12, heads=12, patch=16, positions="moco_v3"),
     "vit_base_patch16": ViTConfig(dim=768, depth=12, heads=12, patch=16, positions="moco_v3"),
+    "vit_micro_patch8_64": ViTConfig(dim=192, depth=6, heads=3, patch=8, size=64, positions="moco_v3"),
 }
 
 

@@ -4,6 +4,7 @@ Network (src/vision_transformer.py:235-492): DINO's in every number (eps 1e-6, e
 positions by `positions.dino`, :340-365). `forward` returns a pair; k-NN uses `forward_knn` (:404-409), which is DINO's
 forward. `relation_blocks.0` (:304-321) aggregates neighbours from a queue for the local-group loss;
 it has no part in an image's own features and is left out.
+evalkit's own pretraining adds vit_micro_patch8_64 and writes the teacher bare, without the prototypes of the group head.
 Files: the backbone alone, bare (eval/eval_finetuning/extract_backbone_weights_for_finetuning.py) or under
 'state_dict' (eval/eval_object_detection/extract_backbone_weights.py); the training file (main.py:544-563: student,
 teacher, student_mem, teacher_mem, optimizer, epoch, args, one entry per loss, fp16_scaler), the student under
@@ -33,6 +34,7 @@ ARCHITECTURES: dict[str, ViTConfig] = {
     "vit_small_patch16": ViTConfig(dim=384, depth=12, heads=6, patch=16),
     "vit_base_patch16": ViTConfig(dim=768, depth=12, heads=12, patch=16),
     "vit_large_patch16": ViTConfig(dim=1024, depth=24, heads=16, patch=16),
+    "vit_micro_patch8_64": ViTConfig(dim=192, depth=6, heads=3, patch=8, size=64),
 }
 
 BLOCK = r"(norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)"

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from evalkit.adapters.family import Layout, Place, ViTFamily
-from evalkit.adapters.heads import PlainHead, layer_widths
+from evalkit.adapters.heads import PlainHead, batch_norm_head, layer_widths
 from evalkit.adapters.loading import Rule, State
 from evalkit.adapters.vit import ViTConfig
 
@@ -51,13 +51,7 @@ def _head(state: State, config: ViTConfig) -> PlainHead:
     if "linear.weight" in state:
         dim, out = layer_widths(state, config.dim, ("linear.weight",))
         return PlainHead({"linear": nn.Linear(dim, out)})
-    dim, first, second, out = layer_widths(state, config.dim, ("mlp.0.weight", "mlp.3.weight", "mlp.6.weight"))
-    layers = [
-        *(nn.Linear(dim, first), nn.BatchNorm1d(first), nn.ReLU()),
-        *(nn.Linear(first, second), nn.BatchNorm1d(second), nn.GELU()),
-        *(nn.Linear(second, out), nn.BatchNorm1d(out, affine=False)),
-    ]
-    return PlainHead({"mlp": nn.Sequential(*layers)})
+    return batch_norm_head(state, config.dim)
 
 
 def _rename(state: State) -> State:

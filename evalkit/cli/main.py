@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evalkit.cli import cache, catalogue, compare, data, fetch, inspect, measure, score, show, table
+from evalkit.cli import cache, catalogue, compare, data, fetch, inspect, measure, pretrain, regress, score, show, table
 from evalkit.errors import EvalkitError
 from evalkit.version import __version__
 
@@ -24,7 +24,9 @@ app.command("fetch")(fetch.fetch)
 app.command("eval")(measure.evaluate)
 app.command("repeat")(measure.repeat)
 app.command("table")(table.table)
+app.command("regress")(regress.regress)
 app.command("compare")(compare.compare)
+app.command("pretrain")(pretrain.pretrain)
 app.command("list")(catalogue.list_)
 app.command("describe")(catalogue.describe)
 app.add_typer(score.app, name="score")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,6 +100,20 @@ def evaluate(
             typer.echo("evalkit: interrupted; what was computed is kept, the same command goes on from there", err=True)
             raise typer.Exit(130) from None
     _finish(outcomes, out, as_json)
+    if not as_json and len({outcome.recipe for outcome in outcomes}) == 1:
+        for outcome in outcomes:
+            _videos(outcome.record)
+
+
+def _videos(record: Record | None) -> None:
+    """The table per video of a record that has one: told where one recipe was asked for, among many it would be lost."""
+    if record is None or not (found := record.facts.get("videos")):
+        return
+    from evalkit.reporting.videos import Mean, Row, draw
+
+    rows = [Row(k, r["objects"], r["scored_frames"], r["J&F"], r["J"], r["F"]) for k, r in found.items()]
+    means = [Mean(s["name"], s["value"], s["low"], s["high"], s["n"]) for s in record.scores]
+    draw(f"{record.encoder['id']}   {record.recipe['id']}", rows, means)
 
 
 def _measure(
@@ -128,9 +143,11 @@ def describe_score(record: Record) -> str:
         raise RecordError(f"{record.recipe['id']}: no score {record.recipe['headline']!r} in the record")
     percent = score["unit"] == "fraction"
     scale, unit = (100, " %") if percent else (1, f" {score['unit']}")
-    half = (score["high"] - score["low"]) / 2 if None not in (score["high"], score["low"]) else float("nan")
     digits = 1 if percent else 3
-    return f"{score['name']} {score['value'] * scale:.{digits}f}{unit} ± {half * scale:.{digits}f} (n {score['n']})"
+    low, high = score["low"], score["high"]
+    bounded = None not in (low, high) and not math.isnan(high - low)  # a single unit to resample gives no interval
+    spread = f" ± {(high - low) / 2 * scale:.{digits}f}" if bounded else ""
+    return f"{score['name']} {score['value'] * scale:.{digits}f}{unit}{spread} (n {score['n']})"
 
 
 def _finish(outcomes: list[Outcome], out: Path, as_json: bool) -> None:

@@ -75,26 +75,17 @@ def _known(bound: float) -> float | None:
 
 
 def _draw(found: Scored, title: str) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from evalkit.reporting.videos import Mean, Row, draw
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    table.add_column("video", overflow="fold")
-    for head in ("objects", "frames", "J&F", "J", "F"):
-        table.add_column(head, justify="right")
-    for name, clip in found.clips.items():
-        values = (clip.per_object.mean(), clip.j.mean(), clip.f.mean())
-        table.add_row(name, *map(str, clip.j.shape), *(f"{100 * value:.1f}" for value in values))
-    console = Console()
-    console.print(table)
-    for score in found.scores:
-        bounds = (
-            "(one video: no interval)" if math.isnan(score.low) else f"[{100 * score.low:.1f}, {100 * score.high:.1f}]"
+    rows = [
+        Row(
+            name,
+            clip.j.shape[0],
+            clip.j.shape[1],
+            float(clip.per_object.mean()),
+            float(clip.j.mean()),
+            float(clip.f.mean()),
         )
-        console.print(f"  {score.name:<9} {100 * score.value:5.1f} %  {bounds}", highlight=False, markup=False)
-    counts = f"means over {found.scores[0].n} objects of {len(found.clips)} videos"
-    console.print(
-        f"  {counts}; first and last frames left out; 95 % intervals by bootstrap over videos",
-        style="dim", highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
+        for name, clip in found.clips.items()
+    ]
+    draw(title, rows, [Mean(s.name, s.value, s.low, s.high, s.n) for s in found.scores])

@@ -70,16 +70,19 @@ def upright_size(data: bytes, name: str) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def indices(data: bytes, name: str) -> np.ndarray:
+def indices(data: bytes, name: str, *, grey: bool = False) -> np.ndarray:
     """(H, W) uint8, uint16 or int32: what a mask file stores per pixel, a palette's index or a grey value, upright.
 
-    Raises BrokenImage for what `decode` refuses, for colours (a class has a number, not a colour) and for JPEG, whose
+    grey: take a colour image too whose red, green and blue are equal everywhere; its alpha is left out. Raises
+    BrokenImage for what `decode` refuses, for other colours (a class has a number, not a colour) and for JPEG, whose
     compression changes numbers.
     """
     image = stored(data, name)
     if image.format == "JPEG":
         raise BrokenImage(f"{name}: a JPEG cannot be a mask: its compression changes class numbers; save masks as PNG")
     upright = _upright(image)
+    if grey and _same_bands(upright):
+        upright = upright.getchannel(0)
     if upright.mode not in _INDEXED:
         raise BrokenImage(f"{name}: {_no_index(upright)}")
     values: np.ndarray = np.asarray(upright)
@@ -93,11 +96,18 @@ def _no_index(image: Image.Image) -> str:
     reason = f"is a picture of mode {image.mode} where an index mask is needed: one channel that holds class numbers"
     if image.mode not in ("RGB", "RGBA"):
         return reason
-    red, green, blue = (np.asarray(image.getchannel(band)) for band in range(3))
-    if np.array_equal(red, green) and np.array_equal(red, blue):
+    if _same_bands(image):
         return f"{reason}; its three colour channels are equal, so save one of them"
     colours = len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3)[:1_000_000], axis=0))
     return f"{reason}; it has {colours:,} colour(s), which must be replaced by the numbers that they stand for"
+
+
+def _same_bands(image: Image.Image) -> bool:
+    """Whether a colour image is a grey one: red, green and blue are equal everywhere."""
+    if image.mode not in ("RGB", "RGBA"):
+        return False
+    red, green, blue = (np.asarray(image.getchannel(band)) for band in range(3))
+    return np.array_equal(red, green) and np.array_equal(red, blue)
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:

@@ -18,26 +18,18 @@ from evalkit.errors import BrokenImage
 
 Labels = npt.NDArray[np.uint8]
 
-MODES = ("P", "L", "1")
-"""Pillow's names of what holds one label per pixel: palette, 8-bit grey, black and white."""
-
 
 def decode(data: bytes, name: str, *, grey: bool = False) -> Labels:
     """(H, W) uint8: the index of each pixel, not its colour; 0 and 1 of a black and white image.
 
-    name: what messages call it. grey: take a colour image too whose red, green and blue are equal (its alpha is left
-    out). Raises BrokenImage for files that are no image, or whose pixels hold colours or more than 8 bit.
+    Raises BrokenImage as `images.indices`, and for pixels of more than 8 bit.
     """
-    image = images.stored(data, name)
-    values = np.asarray(image)
-    if image.mode in MODES:
-        return values.astype(np.uint8)
-    if grey and image.mode in ("RGB", "RGBA") and (values[..., :1] == values[..., 1:3]).all():
-        return np.ascontiguousarray(values[..., 0])
-    raise BrokenImage(
-        f"{name}: its pixels hold {image.mode} values and no labels; a mask is a PNG with a palette (or 8-bit grey) whose "
-        "index is the label. Save it from the ids, not from a coloured picture"
-    )
+    values = images.indices(data, name, grey=grey)
+    if values.dtype != np.uint8:
+        raise BrokenImage(
+            f"{name}: its pixels have more than 8 bit; save the mask as a PNG with a palette or of 8-bit grey"
+        )
+    return values.copy()  # what Pillow gives cannot be written to
 
 
 def encode(labels: Labels) -> bytes:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class LocalJob:
     train_view: View | None = None
     """Of stored training images, where the recipe has one of its own for them."""
     delivery: Delivery | None = None
+    _skipping: Lock = field(default_factory=Lock, repr=False)
 
     def dataset(self, role: Role) -> Dataset:
         """The split that the recipe gives this role."""
@@ -80,22 +82,23 @@ class LocalJob:
             self._skip(role, [dataset[position].id for position in sorted(set(broken.positions))])
 
     def read(
-        self, role: Role, reader: Callable[..., Read], items: Iterable[tuple[int, ...]]
+        self, role: Role, reader: Callable[..., Read], items: Iterable[tuple[int, ...]], *, ahead: bool = True
     ) -> Iterator[tuple[tuple[int, ...], Read]]:
-        """(item, reader(dataset, *item)) of each item, in order, computed ahead in workers."""
+        """(item, reader(dataset, *item)) of each item, in order, computed ahead in workers, or here and now."""
         dataset = self.datasets[role]
         broken = Broken(dataset, self.options.skip_broken)
         workers = min(cores(), 8) if self.options.workers is None else self.options.workers
-        loading = Loading(workers, self.device.type == "cuda", batch=1, ahead=2)
+        loading = Loading(workers if ahead else 0, ahead and self.device.type == "cuda", batch=1, ahead=2)
         try:
             yield from read(dataset, reader, items, loading=loading, broken=broken)
         finally:
             self._skip(role, [dataset[position].id for position in broken.positions])
 
     def _skip(self, role: Role, ids: Iterable[str]) -> None:
-        """Put samples that were left out on record, each once."""
-        if found := list(dict.fromkeys([*self.skipped.get(role, ()), *ids])):
-            self.skipped[role] = found
+        """Put samples that were left out on record, each once, whichever thread met them first."""
+        with self._skipping:
+            if found := sorted({*self.skipped.get(role, ()), *ids}):
+                self.skipped[role] = found
 
     def encode(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> tuple[Tokens, ...]:
         """The encoder's tokens in the job's precision, without gradients."""

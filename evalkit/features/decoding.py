@@ -217,6 +217,9 @@ def _joined(packs: Sequence[Pack], stop: int) -> Pack:
 def run(source: Source, jobs: Iterable[list[Any]], loading: Loading) -> Iterator[Any]:
     """One answer of `source` per list of jobs, in order, from workers. Raises FeatureError where a worker dies."""
     workers = 0 if multiprocessing.current_process().daemon else min(loading.workers, cores())
+    if not workers and not loading.pin:
+        yield from map(source.__getitems__, jobs)  # threads that work side by side come here: nothing global is touched
+        return
     loader: DataLoader[Any] = DataLoader(
         source,  # type: ignore[arg-type]
         batch_sampler=jobs,

@@ -116,6 +116,22 @@ def paired(
     return _judged(mean, _means(kinds, resamples, seed), level)
 
 
+def paired_resamples(difference: float, a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = 0.95) -> Paired:
+    """Compare two encoders by a statistic on resamples, drawn alike for both, where no unit has an outcome of its own.
+
+    difference: of the two on all units. a, b: (R,) the statistic of each on the same R resamples; where one is NaN, the
+    resample is left out. Bounds and p are NaN where none is left. Raises ProtocolError where a and b differ in length.
+    """
+    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if first.shape != second.shape:
+        raise ProtocolError(f"a paired test needs the same resamples: {first.size} came for a, {second.size} for b")
+    found = first - second
+    found = found[~np.isnan(found)]
+    if not found.size:
+        return Paired(difference, float("nan"), float("nan"), float("nan"))
+    return _judged(difference, found, level)
+
+
 def score(
     name: str,
     outcomes: Any,

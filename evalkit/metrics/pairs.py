@@ -98,15 +98,16 @@ def within(rows: Tensor, labels: Tensor, bins: int) -> tuple[Counts, Floats]:
     return _between(rows, labels, rows, labels, bins=bins, above=True)
 
 
-def between_blocks(rows: Tensor, labels: Tensor, blocks: Tensor, *, bins: int) -> Spread:
+def between_blocks(rows: Tensor, labels: Tensor, blocks: Tensor, *, bins: int, count: int = 0) -> Spread:
     """The cosines of all pairs of rows, by block of the one and of the other.
 
-    rows: (P, D) of length 1; labels: (P,) int64; blocks: (P,) int64 from 0, rising. Nothing of size (P, P) is held.
+    rows: (P, D) of length 1; labels: (P,) int64; blocks: (P,) int64 from 0, rising. count: how many
+    blocks there are, the last ones perhaps empty; 0: up to the last that has a row. Nothing of size (P, P) is held.
     Raises ProtocolError where blocks fall.
     """
     if bool((blocks[1:] < blocks[:-1]).any()):
         raise ProtocolError("rows must be sorted by block")
-    count = int(blocks[-1]) + 1 if len(blocks) else 0
+    count = max(count, int(blocks[-1]) + 1 if len(blocks) else 0)
     counts, sums = np.zeros((count, count, 2, bins), np.int64), np.zeros((count, count, 2))
     pieces = list(_pieces(labels, blocks))
     for number, (block, mine) in enumerate(pieces):

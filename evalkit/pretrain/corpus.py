@@ -1,8 +1,9 @@
-"""Training images packed into one uint8 tensor, so that an epoch decodes nothing.
+"""Training images: small corpora packed into one uint8 tensor, so that an epoch decodes nothing; large ones decoded ahead.
 
-A source is a folder or a zip of photographs. An image is resized (antialiased bicubic, short side) and its centre square
-kept; a large photograph gives many random square windows instead, since at 64 pixels one square would show no detail.
-The tensor lies under a digest of the sources' names and bytes and is reused when they are the same.
+A source is a folder or a zip of photographs, COCO's and ImageNet's layouts among them, or a file that was packed before.
+Where it has folders of its own for training (`train`, `train2017` ...), only those are taken: what an encoder is evaluated
+on stays unseen. An image is resized (antialiased bicubic, short side) and its centre square kept; a large photograph may
+give many random square windows instead, since at 64 pixels one square would show no detail.
 """
 
 from __future__ import annotations
@@ -13,41 +14,145 @@ import io
 import math
 import os
 import zipfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from evalkit.errors import PretrainError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+TRAINING = ("train", "train2017", "train2014", "training")
+PACKED = ".safetensors"
 AT_ONCE = 256
 """Encoded images in memory."""
+
+AHEAD = 4
+"""Batches that are decoded before they are asked for."""
 
 LARGE = 4
 """A photograph whose short side is at least this many times the training size is cut into windows."""
 
 
-def _members(source: Path, pattern: str) -> list[str]:
-    if source.is_dir():
-        names = [p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()]
-    else:
-        with zipfile.ZipFile(source) as archive:
-            names = archive.namelist()
-    return sorted(n for n in names if fnmatch.fnmatchcase(n, pattern) and n.lower().endswith(SUFFIXES))
+class Corpus(Protocol):
+    """Images by number. digest: of the sources and the options that made it."""
+
+    digest: str
+
+    def __len__(self) -> int: ...
+
+    def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
+        """For each (B,) int64 tensor of numbers, the images (B, 3, S, S) uint8 on the device."""
 
 
-def _read(source: Path, names: Sequence[str]) -> Iterator[bytes]:
-    if source.is_dir():
-        yield from ((source / name).read_bytes() for name in names)
-        return
-    with zipfile.ZipFile(source) as archive:
-        yield from (archive.read(name) for name in names)
+@dataclass
+class Packed:
+    """All images in one tensor (N, 3, S, S) uint8, on the device that trains."""
+
+    images: Tensor
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
+        """See `Corpus`."""
+        return (self.images[rows.to(self.images.device)] for rows in order)
+
+
+@dataclass
+class Streamed:
+    """Images decoded by threads, `AHEAD` batches before they are asked for. The digest is of names and sizes."""
+
+    members: list[tuple[Path, str]]
+    size: int
+    digest: str
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
+        """See `Corpus`."""
+        pending: deque[list[Future[np.ndarray]]] = deque()
+        rows = iter(order)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            try:
+                while True:
+                    for batch in islice(rows, AHEAD - len(pending)):
+                        pending.append([pool.submit(self._one, int(i)) for i in batch])
+                    if not pending:
+                        return
+                    images = torch.from_numpy(np.stack([job.result() for job in pending.popleft()]))
+                    yield images.to(self.device, non_blocking=True)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _one(self, number: int) -> np.ndarray:
+        path, name = self.members[number]
+        (data,) = _read(path, [name])
+        return _named(path, name, data, self.size, 1, 0)[0]
+
+
+def open_corpus(
+    sources: Sequence[str],
+    size: int,
+    cache: Path,
+    *,
+    windows: int = 1,
+    stream: bool = False,
+    device: torch.device | str,
+) -> Corpus:
+    """The corpus of the sources, packed under `cache` (and found there again) or streamed.
+
+    sources: see `split_source`; one file that ends in .safetensors is taken as packed. windows: squares that a large
+    photograph gives. Raises PretrainError where a source is absent, holds no image or is packed at another size.
+    """
+    place = torch.device(device)
+    if not sources:
+        raise PretrainError("no training images: name folders, zips or one packed file by --data")
+    if sources[0].endswith(PACKED):
+        if len(sources) > 1:
+            raise PretrainError(f"{sources[0]} is packed: it must be the only --data")
+        return _packed(Path(sources[0]), size, place)
+    listing = [_listing(text) for text in sources]
+    if not stream:
+        return _packed(pack(listing, size, cache, windows=windows), size, place)
+    members = [(path, name) for path, names in listing for name in names]
+    found = hashlib.sha256(f"{size}".encode())
+    for path, names in listing:
+        for name, length in zip(names, _lengths(path, names), strict=True):
+            found.update(f"{path.name}/{name} {length} ".encode())
+    return Streamed(members, size, found.hexdigest(), place)
+
+
+def _packed(path: Path, size: int, device: torch.device) -> Packed:
+    try:
+        with safe_open(path, "pt") as file:
+            images, digest = file.get_tensor("images"), (file.metadata() or {})["digest"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise PretrainError(f"{path}: no packed corpus that can be read ({error})") from None
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, size, size):
+        raise PretrainError(
+            f"{path} holds {images.dtype} {tuple(images.shape)}; (N, 3, {size}, {size}) uint8 is needed"
+        )
+    return Packed(images.to(device), digest)
+
+
+def split_source(text: str) -> tuple[Path, str]:
+    """`path` or `path:pattern`: of a folder or zip, only the members whose name matches the shell pattern."""
+    path, _, pattern = text.rpartition(":")
+    return (Path(path), pattern) if path else (Path(text), "")
 
 
 def _listing(text: str) -> tuple[Path, list[str]]:
@@ -59,8 +164,37 @@ def _listing(text: str) -> tuple[Path, list[str]]:
     except (OSError, zipfile.BadZipFile) as error:
         raise PretrainError(f"{path}: neither a folder nor a zip that can be read ({error})") from None
     if not names:
-        raise PretrainError(f"{path}: no {', '.join(SUFFIXES)} file whose name matches {pattern!r}")
+        raise PretrainError(f"{path}: no {', '.join(SUFFIXES)} file whose name matches {pattern or '*'!r}")
     return path, names
+
+
+def _members(source: Path, pattern: str) -> list[str]:
+    """Sorted names; without a pattern those in a folder for training, where there is one."""
+    if source.is_dir():
+        names = [p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()]
+    else:
+        with zipfile.ZipFile(source) as archive:
+            names = archive.namelist()
+    images = sorted(n for n in names if n.lower().endswith(SUFFIXES))
+    if pattern:
+        return [n for n in images if fnmatch.fnmatchcase(n, pattern)]
+    return [n for n in images if set(PurePosixPath(n).parts[:-1]) & set(TRAINING)] or images
+
+
+def _read(source: Path, names: Sequence[str]) -> Iterator[bytes]:
+    if source.is_dir():
+        yield from ((source / name).read_bytes() for name in names)
+        return
+    with zipfile.ZipFile(source) as archive:
+        yield from (archive.read(name) for name in names)
+
+
+def _lengths(source: Path, names: Sequence[str]) -> Iterator[int]:
+    if source.is_dir():
+        yield from ((source / name).stat().st_size for name in names)
+        return
+    with zipfile.ZipFile(source) as archive:
+        yield from (archive.getinfo(name).file_size for name in names)
 
 
 def _digest(listing: Sequence[tuple[Path, list[str]]], options: str) -> str:
@@ -73,13 +207,41 @@ def _digest(listing: Sequence[tuple[Path, list[str]]], options: str) -> str:
     return found.hexdigest()
 
 
+def pack(listing: list[tuple[Path, list[str]]], size: int, cache: Path, *, windows: int = 1) -> Path:
+    """The file of all images of the listing in order, made where it is not there yet."""
+    digest = _digest(listing, f"{size} {windows}")
+    target = cache / f"corpus-{digest[:16]}{PACKED}"
+    if not target.exists():
+        images = torch.from_numpy(np.stack(list(_decode(listing, size, windows))))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(f".{os.getpid()}.part")
+        save_file({"images": images}, partial, {"format": "pt", "digest": digest})
+        partial.replace(target)
+    return target
+
+
+def _decode(listing: list[tuple[Path, list[str]]], size: int, windows: int) -> Iterator[np.ndarray]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for path, names in listing:
+            jobs = enumerate(zip(names, _read(path, names), strict=True))
+            while part := list(islice(jobs, AT_ONCE)):
+                for squares in pool.map(lambda job: _named(path, *job[1], size, windows, job[0]), part):  # noqa: B023
+                    yield from squares
+
+
+def _named(path: Path, name: str, data: bytes, *how: int) -> list[np.ndarray]:
+    try:
+        return _squares(data, *how)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise PretrainError(f"{path}/{name}: no image that can be decoded ({error})") from None
+
+
 def _squares(data: bytes, size: int, windows: int, seed: int) -> list[np.ndarray]:
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     if windows < 2 or min(image.size) < LARGE * size:
         return [_pixels(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))]
-    return [
-        _pixels(image.resize((size, size), Image.Resampling.BICUBIC, box=b)) for b in _boxes(image, size, windows, seed)
-    ]
+    boxes = _boxes(image, size, windows, seed)
+    return [_pixels(image.resize((size, size), Image.Resampling.BICUBIC, box=b)) for b in boxes]
 
 
 def _boxes(image: Image.Image, size: int, windows: int, seed: int) -> Iterator[tuple[float, float, float, float]]:
@@ -93,48 +255,4 @@ def _boxes(image: Image.Image, size: int, windows: int, seed: int) -> Iterator[t
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    return np.asarray(image).transpose(2, 0, 1)
-
-
-def split_source(text: str) -> tuple[Path, str]:
-    """`path` or `path:pattern`: of a folder or zip, only the members whose name matches the shell pattern."""
-    path, _, pattern = text.rpartition(":")
-    return (Path(path), pattern) if path else (Path(text), "*")
-
-
-def pack(sources: Iterable[str], size: int, cache: Path, *, windows: int = 1) -> tuple[Tensor, str]:
-    """All images of the sources in order: ((N, 3, size, size) uint8, digest of sources and options).
-
-    windows: squares that a large photograph gives. Raises PretrainError where a source is absent or holds no image.
-    """
-    listing = [_listing(text) for text in sources]
-    digest = _digest(listing, f"{size} {windows}")
-    target = cache / f"corpus-{digest[:16]}.pt"
-    if not target.exists():
-        _write(target, torch.from_numpy(_decode(listing, size, windows)))
-    return torch.load(target, weights_only=True, mmap=True), digest
-
-
-def _decode(listing: list[tuple[Path, list[str]]], size: int, windows: int) -> np.ndarray:
-    found: list[np.ndarray] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, names in listing:
-            jobs = enumerate(zip(names, _read(path, names), strict=True))
-            while part := list(islice(jobs, AT_ONCE)):
-                for squares in pool.map(lambda job: _named(path, *job[1], size, windows, job[0]), part):  # noqa: B023
-                    found += squares
-    return np.stack(found)
-
-
-def _named(path: Path, name: str, data: bytes, *how: int) -> list[np.ndarray]:
-    try:
-        return _squares(data, *how)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise PretrainError(f"{path}/{name}: no image that can be decoded ({error})") from None
-
-
-def _write(target: Path, images: Tensor) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(f".{os.getpid()}.part")
-    torch.save(images, partial)
-    partial.replace(target)
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))

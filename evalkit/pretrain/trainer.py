@@ -1,170 +1,228 @@
-"""The loop: AdamW with warm-up and cosine, clipping, a CSV log, an atomic checkpoint to resume from, an export at the end.
+"""The loop that every method shares: one process or many (Lightning Fabric), float32 or bfloat16, resumed exactly.
 
-Small on purpose: one device, one process. On the CPU a run is a pure function of its seed, its data and its options; on a
-GPU it runs under bf16 autocast.
+Deterministic from the seed on a CPU: the order of the images, their views and stochastic depth depend on seed, step and
+process alone. A run can be stopped at any time (SIGTERM, Ctrl-C: after the step; a kill: at its last checkpoint) and goes
+on as if it had not been.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-import pickle
+import signal
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torchvision.transforms.v2 import Normalize
+from torch import Tensor
 
+from evalkit.adapters.vit import VisionTransformer
 from evalkit.errors import PretrainError
-from evalkit.pretrain.dino import DINO
-from evalkit.types import IMAGENET_MEAN, IMAGENET_STD, Progress
-from evalkit.version import __version__
+from evalkit.pretrain import state, watch
+from evalkit.pretrain.corpus import Corpus
+from evalkit.pretrain.distributed import average
+from evalkit.pretrain.method import Method, Now
+from evalkit.pretrain.run import Plan, Run, clip, mixed, optimiser, seeded, set_rates
+from evalkit.progress import RichProgress
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+Probe = Callable[[Path], Mapping[str, float]]
+"""From the manifest of an exported encoder to numbers for the log."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """steps of `batch` images; lr at batch 256, scaled linearly; weight decay on matrices only; clip: gradient norm."""
+class Options:
+    """What changes how a run is carried out, and not what comes of it.
 
-    steps: int
-    batch: int = 128
-    lr: float = 1e-3
-    min_lr: float = 1e-5
-    warmup: int = 200
-    weight_decay: float = 0.04
-    clip: float = 1.0
-    seed: int = 0
-    save_every: int = 100
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, then half a cosine down to min_lr."""
-        peak = self.lr * self.batch / 256
-        if step < self.warmup:
-            return peak * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.min_lr + (peak - self.min_lr) * (1 + math.cos(math.pi * done)) / 2
-
-
-def train(
-    method: DINO,
-    corpus: Tensor,
-    run: Run,
-    out: Path,
-    *,
-    facts: dict[str, Any],
-    progress: Progress,
-    device: torch.device | str = "cpu",
-) -> Path:
-    """Train to the last step, resuming from `out/checkpoint.pt` where there is one. Returns the exported file.
-
-    corpus: (N, 3, H, W) uint8. facts: what the training manifest beside the export should tell.
-    Raises PretrainError when the loss is not finite; the last good checkpoint stays.
+    max_steps: stop after this step of the run, None at its end. save_steps: a checkpoint every so many steps, beside the
+    one after each epoch. log_steps: between two rows of the log. probe_epochs: between two probes. compile: the networks
+    by torch.compile.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    place = _place(device)
-    corpus, method = corpus.to(place), method.to(place)
-    optimizer = _optimizer(method, run)
-    first = _resume(out / "checkpoint.pt", method, optimizer, _question(run, facts))
-    normalise = Normalize(IMAGENET_MEAN, IMAGENET_STD)
-    seconds = time.perf_counter()
-    for step in progress.track(range(first, run.steps), "pretraining", run.steps - first):
-        loss = _step(method, optimizer, corpus, run, step, normalise)
-        if not math.isfinite(loss):
-            raise PretrainError(f"the loss of step {step} is {loss}; the last good checkpoint is in {out}")
-        if (step + 1) % 20 == 0:
-            _log(out / "log.csv", step=step + 1, loss=round(loss, 5), lr=run.rate(step),
-                 seconds=round(time.perf_counter() - seconds, 1))  # fmt: skip
-        if (step + 1) % run.save_every == 0 or step + 1 == run.steps:
-            _save(out / "checkpoint.pt", {"step": step + 1, "method": method.state_dict(),
-                                          "optimizer": optimizer.state_dict(), "question": _question(run, facts)})  # fmt: skip
-            export(method, out / "teacher.safetensors", facts | {"steps": step + 1, "run": asdict(run)})
-    return out / "teacher.safetensors"
+
+    max_steps: int | None = None
+    save_steps: int = 200
+    log_steps: int = 20
+    probe_epochs: float = 1.0
+    compile: bool = False
 
 
-def _place(device: torch.device | str) -> torch.device:
-    place = torch.device(device)
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise PretrainError("device cuda was asked for, but this machine or this torch has none; use --device cpu")
-    return place
+class Trainer:
+    """One run of a method over a corpus, in `out`. question: all that makes the run what it is, also told in the export."""
+
+    def __init__(
+        self, method: Method, corpus: Corpus, run: Run, out: Path, *, fabric: Fabric, question: Mapping[str, Any],
+        options: Options = Options(),
+    ) -> None:  # fmt: skip
+        self.method, self.corpus, self.run, self.out, self.fabric = method, corpus, run, out, fabric
+        self.options = options
+        self.plan = Plan(run, len(corpus), fabric.world_size)
+        self.facts = {**question, "run": asdict(run), "corpus_digest": corpus.digest, "images": len(corpus)}
+        if options.compile:
+            for module in method.modules():
+                if isinstance(module, VisionTransformer):
+                    module.compile()
+        cuda = fabric.device.type == "cuda"
+        self.module, self.optimizer = fabric.setup(method, optimiser(method, run, fused=cuda))
+        self.learning = [p for p in method.parameters() if p.requires_grad]
+        self.stopped = False
+
+    @property
+    def question(self) -> str:
+        return json.dumps(self.facts, sort_keys=True)
+
+    def resume(self) -> int:
+        """The step from which the run goes on, 0 where it has no checkpoint yet."""
+        path = self.out / state.CHECKPOINT
+        return state.restore(path, self.method, self.optimizer, self.question) if path.exists() else 0
+
+    def train(self, first: int, *, progress: RichProgress, probe: Probe | None = None) -> Path:
+        """Train from step `first` to the last one, or until a signal comes. Returns the exported file.
+
+        Raises PretrainError where a loss is not finite; the last good checkpoint stays.
+        """
+        last = min(self.plan.steps, self.options.max_steps or self.plan.steps)
+        if first >= last:
+            return self.out / state.ENCODER
+        rank, parts = self.fabric.global_rank, self.run.accumulate
+        order = (rows for step in range(first, last) for rows in self.plan.rows(step, rank))
+        batches = self.corpus.batches(order)
+        record = _Record(self, first, progress)
+        steps = progress.track(range(first, last), "pretraining", last - first, images=self.run.batch)
+        with _signals(self):
+            for step in steps:
+                now = self.plan.now(step)
+                record.window.add(self._step(now, [next(batches) for _ in range(parts)]))
+                if self._ends(step + 1, last):
+                    record.look(step + 1)
+                    self._keep(step + 1, record.last, last, probe, progress)
+                    if self.stopped:
+                        break
+                elif (step + 1) % self.options.log_steps == 0:
+                    record.look(step + 1)
+        return self.out / state.ENCODER
+
+    def _ends(self, done: int, last: int) -> bool:
+        """Whether a checkpoint is due after so many steps. Processes agree on a signal that one of them got."""
+        if self.fabric.world_size > 1:
+            flag = torch.tensor(float(self.stopped), device=self.fabric.device)
+            self.stopped = bool(average(flag) > 0)
+        due = done % self.plan.per_epoch == 0 or done % self.options.save_steps == 0
+        return self.stopped or due or done == last
+
+    def _step(self, now: Now, parts: list[Tensor]) -> dict[str, Tensor]:
+        """One step of the optimiser. Returns what is logged, on the device."""
+        set_rates(self.optimizer, self.run, now)
+        rank, logged = self.fabric.global_rank, dict[str, Tensor]()
+        for i, images in enumerate(parts):
+            rng = seeded(self.run.seed, now.step, rank, i, device=images.device)
+            torch.manual_seed(mixed(self.run.seed, now.step, rank, i, 1))
+            with torch.no_grad():
+                views = self.method.views(images, rng)
+            with self.fabric.no_backward_sync(self.module, enabled=i + 1 < len(parts)):
+                losses, watched = self.module(views, now)
+                total = torch.stack([loss.float() for loss in losses.values()]).sum() / len(parts)
+                self.fabric.backward(total)
+            scalars = {"loss": total * len(parts), **losses, **{k: v for k, v in watched.items() if v.ndim == 0}}
+            for name, value in scalars.items():
+                logged[name] = logged.get(name, 0) + value.detach().float() / len(parts)  # type: ignore[operator]
+        self.features = watched["features"].detach()
+        for parameter in self.method.frozen(now):
+            parameter.grad = None
+        clip(self.learning, self.run)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.method.after_step(now)
+        return logged
+
+    def _keep(
+        self, done: int, logged: Mapping[str, float], last: int, probe: Probe | None, progress: RichProgress
+    ) -> None:
+        """Checkpoint and export; at the end of an epoch that asks for it, the probe."""
+        if self.fabric.is_global_zero:
+            state.save(self.out / state.CHECKPOINT, done, self.method, self.optimizer, self.question)
+            state.export(self.method, self.out, self.facts["arch"], {**self.facts, "step": done, "last": dict(logged)})
+            epochs = done / self.plan.per_epoch
+            if probe and (done == last or (epochs % self.options.probe_epochs == 0 and epochs.is_integer())):
+                found = dict(probe(self.out / state.MANIFEST))
+                watch.Log(self.out / "probe.csv", done).write({"step": done, **found})
+                progress.say(f"probe after {epochs:g} epochs: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items()))
+        self.fabric.barrier()
 
 
-def _optimizer(method: nn.Module, run: Run) -> torch.optim.Optimizer:
-    learn = [p for p in method.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learn if p.ndim > 1], "weight_decay": run.weight_decay},
-        {"params": [p for p in learn if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups)
+class _Record:
+    """The log of one process group: CSV, TensorBoard, and alarms on the terminal; only the first process writes."""
+
+    def __init__(self, trainer: Trainer, first: int, progress: RichProgress) -> None:
+        self.trainer, self.progress, self.window = trainer, progress, watch.Window()
+        self.at, self.since, self.last = first, time.perf_counter(), dict[str, float]()
+        self.writes = trainer.fabric.is_global_zero
+        self.alarmed = set[str]()
+        if self.writes:
+            self.csv = watch.Log(trainer.out / "log.csv", first)
+            self.board = _board(trainer.out, first)
+
+    def look(self, step: int) -> None:
+        """Write the means since the last look. Raises PretrainError where one is not finite."""
+        trainer, found = self.trainer, self.window.take()
+        if bad := [name for name, value in found.items() if not math.isfinite(value)]:
+            raise PretrainError(
+                f"{', '.join(bad)} is not finite between steps {self.at} and {step}; the last good checkpoint is in "
+                f"{trainer.out}. Lower the learning rate (--set run.lr=...) or clip harder (run.clip)"
+            )
+        found |= watch.signs(trainer.features)
+        now, seconds = trainer.plan.now(step - 1), time.perf_counter() - self.since
+        self.last = found
+        row = {"step": step, "epoch": round(step / trainer.plan.per_epoch, 4)}
+        row |= {name: float(f"{value:.6g}") for name, value in found.items()}
+        row |= {
+            "lr": trainer.run.rate(now),
+            "weight_decay": trainer.run.decay(now),
+            "momentum": trainer.method.momentum(now),
+        }
+        speed = (step - self.at) * trainer.run.batch / seconds
+        if self.writes:
+            self.csv.write({**row, "images_per_s": round(speed, 1)})
+            for name, value in row.items():
+                self.board(name, value, step)
+            self._tell(step, found, speed, now)
+        self.at, self.since = step, time.perf_counter()
+
+    def _tell(self, step: int, found: Mapping[str, float], speed: float, now: Now) -> None:
+        if not self.progress.interactive:
+            self.progress.say(f"step {step} of {now.steps}: loss {found['loss']:.4f}, {speed:.0f} images/s")
+        prototypes = getattr(self.trainer.method.config, "prototypes", None)
+        for alarm in watch.alarms(found, prototypes) if now.epoch >= self.trainer.run.warmup else ():
+            if alarm.split("(")[0] not in self.alarmed:
+                self.alarmed.add(alarm.split("(")[0])
+                self.progress.say(f"step {step}: collapse? {alarm}")
 
 
-def _step(
-    method: DINO, optimizer: torch.optim.Optimizer, corpus: Tensor, run: Run, step: int, norm: nn.Module
-) -> float:
-    place = corpus.device
-    rng = torch.Generator(place).manual_seed(hash((run.seed, step)) & 0x7FFFFFFF)
-    images = corpus[_rows(len(corpus), run, step).to(place)]
-    for group in optimizer.param_groups:
-        group["lr"] = run.rate(step)
-    with torch.autocast(place.type, torch.bfloat16, enabled=place.type == "cuda"):
-        loss = method(*method.views(images, norm, rng))
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_([p for p in method.parameters() if p.grad is not None], run.clip)
-    optimizer.step()
-    method.after_step(step / run.steps)
-    return float(loss.detach())
+def _board(out: Path, first: int) -> Callable[[str, float, int], None]:
+    """Writes scalars for TensorBoard."""
+    from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
+
+    writer = SummaryWriter(str(out / "tensorboard"), purge_step=first, flush_secs=10)
+    return writer.add_scalar  # type: ignore[no-any-return]
 
 
-def _rows(n: int, run: Run, step: int) -> Tensor:
-    """The images of a step: every epoch is its own permutation; the remainder that fills no batch is left out."""
-    per_epoch = max(1, n // run.batch)
-    epoch, position = divmod(step, per_epoch)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(run.seed * 100_003 + epoch))
-    return order[position * run.batch : (position + 1) * run.batch]
+@contextmanager
+def _signals(trainer: Trainer) -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the run after the step in hand; a second Ctrl-C at once."""
 
+    def stop(number: int, _: object) -> None:
+        if trainer.stopped and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        trainer.stopped = True
 
-def _question(run: Run, facts: dict[str, Any]) -> str:
-    """What a checkpoint belongs to: the options of the run, its data and its method."""
-    return json.dumps({"run": asdict(run), "facts": facts}, sort_keys=True)
-
-
-def _resume(path: Path, method: DINO, optimizer: torch.optim.Optimizer, question: str) -> int:
-    if not path.exists():
-        return 0
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        if state["question"] != question:
-            raise PretrainError(f"{path} belongs to a run with other options or data; choose another --out")
-        method.load_state_dict(state["method"])
-        optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise PretrainError(f"{path}: damaged or of another version ({error}); delete it to begin anew") from None
-    return int(state["step"])
-
-
-def _save(path: Path, state: dict[str, Any]) -> None:
-    partial = path.with_suffix(".part")
-    torch.save(state, partial)
-    partial.replace(path)
-
-
-def export(method: DINO, path: Path, facts: dict[str, Any]) -> None:
-    """Write the teacher in half precision as safetensors, with its training manifest as JSON in the metadata."""
-    state = {k: v.detach().cpu().half().contiguous() for k, v in method.export().items()}
-    partial = path.with_suffix(".part")
-    save_file(state, partial, {"format": "pt", "evalkit": __version__, "training": json.dumps(facts)})
-    partial.chmod(0o644)  # safetensors writes for the owner alone
-    partial.replace(path)
-
-
-def _log(path: Path, **row: Any) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

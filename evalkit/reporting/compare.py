@@ -46,6 +46,8 @@ def differences(one: str, other: str, out: Path, *, recipe: str = "*", score: st
 
 def _difference(one: Record, other: Record, out: Path, score: str) -> Difference:
     name = score or str(one.recipe["headline"])
+    if (found := _of_resamples(one, other, out, name)) is not None:
+        return found
     (a, groups), (b, others) = (records.outcomes(r, out, name) for r in (one, other))
     alike = np.array_equal(groups, others) if groups is not None and others is not None else groups is others
     if len(a) != len(b) or not alike:
@@ -55,3 +57,19 @@ def _difference(one: Record, other: Record, out: Path, score: str) -> Difference
         )
     paired = bootstrap.paired(a, b, groups, seed=0)
     return Difference(one.recipe["id"], name, bootstrap.statistic(a), bootstrap.statistic(b), paired, len(a))
+
+
+def _of_resamples(one: Record, other: Record, out: Path, name: str) -> Difference | None:
+    """From what the score is on the same resamples of the images, where both records kept that."""
+    kept = [records.resamples(record, out, name) for record in (one, other)]
+    if None in kept:
+        return None
+    (a, seed), (b, seed_of_other) = (found for found in kept if found is not None)
+    if seed != seed_of_other:
+        raise RecordError(
+            f"{one.recipe['id']}: the images were resampled with seed {seed} for {one.encoder['id']} and "
+            f"{seed_of_other} for {other.encoder['id']}; measure both with the same --seed"
+        )
+    mine, theirs = (next(s for s in record.scores if s["name"] == name) for record in (one, other))
+    paired = bootstrap.paired_resamples(mine["value"] - theirs["value"], a, b)
+    return Difference(one.recipe["id"], name, mine["value"], theirs["value"], paired, min(mine["n"], theirs["n"]))

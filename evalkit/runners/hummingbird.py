@@ -159,7 +159,7 @@ def remember(job: Job) -> Memory:
     """The memory of the training split, on the job's device; raises as `run`."""
     config: Config = job.config
     dataset = job.dataset("train")
-    each = max(1, config.memory // len(dataset))
+    each = config.memory // max(1, len(dataset)) or 1
     rows, shares = [], []
     reader = partial(Shares, classes=len(dataset.classes), first=config.ignored == "first")
     images = dense.with_tokens(job, "train", reader)

@@ -10,14 +10,17 @@ Source: MMC Table 5 and fig. 5 (arXiv:2308.11448). No code is public, and the pa
 Exact:  every pair is counted, block by block, up to `patches` labelled patches; of more, so many are drawn, all of them
         equally likely, and all pairs of those are counted (facts "patches" and "labelled_patches"). Instance pairs are
         never sampled.
-Note:   an object has as many pairs as the square of its area, so that with few images a handful of large ones decide: on
-        50 photos of COCO an untrained ViT (O 0.74 +- 0.10) cannot be told from a trained one (0.78 +- 0.12).
+Note:   an object has as many pairs as the square of its area, so that with few images a handful of large ones decide, and
+        most of what lies between O and 1 is objects that resemble themselves: docs/pictures.md has the numbers. `each`
+        gives large and small the same weight and does not change that on 99 photos of COCO. `instance/` does tell
+        encoders apart there. O falls with fewer images, so that intervals over resampled ones lean to the low side, and
+        values compare on the same data alone.
 Expect: O below 1 by as much as the encoder tells categories apart; the paper prints 0.55 (MMC) to 0.76 (MAE).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
@@ -33,7 +36,7 @@ from evalkit.errors import ProtocolError
 from evalkit.metrics import pairs
 from evalkit.metrics.neighbours import normalise
 from evalkit.probing import dense, outlines
-from evalkit.types import Instances, Job, Score, Segmented
+from evalkit.types import Dataset, Instances, Job, Score, Segmented
 
 BLOCKS = 64
 """Blocks of consecutive images whose pairs are counted apart, to resample them."""
@@ -44,11 +47,14 @@ SCORES = (("overlap", "ratio"), ("intra", "cosine"), ("inter", "cosine"))
 @dataclass(frozen=True)
 class Config:
     """bins: of equal width from -1 to 1; 200 (ours). patches: labelled patches whose pairs are counted for the categories,
-    at most; 65,536 (ours: two billion pairs). instances: also score pairs within objects, where they are outlined."""
+    at most; 65,536 (ours: two billion pairs). instances: also score pairs within objects, where they are outlined.
+    each: patches of a category that count in one image, and of an object, at most, drawn at random; 0 takes all. No
+    source has such a limit: it is ours, made so that a large object weighs no more than a small one."""
 
     bins: Annotated[int, Field(ge=2)] = 200
     patches: Annotated[int, Field(ge=2)] = 65_536
     instances: bool = True
+    each: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True)
@@ -113,19 +119,22 @@ def run(job: Job) -> Iterator[Score]:
     """Yield "overlap" (headline, lower is better), "intra", "inter", and the same with `across/` and `instance/`.
 
     overlap in [0, 1], the others mean cosines; n is the number of images, intervals over images (categories: over at most
-    64 blocks of them, since a pair belongs to two). No outcomes per image: an overlap belongs to pairs. The histograms
-    are kept as "histograms". Raises ProtocolError where no patch has a label, or all have the same.
+    64 blocks of them, since a pair belongs to two). No outcomes per image: an overlap belongs to pairs. Kept: the
+    histograms as "histograms", and as "resamples" each score on 2,000 resamples, which are of the same images for every
+    encoder, so that two can be compared. Raises ProtocolError where no patch has a label, or all have the same.
     """
     counted = count(job)
     config: Config = job.config
     kept = {}
     pairs_of = {}
+    resamples: dict[str, Tensor] = {}
     for scope, spread in counted.spreads.items():
         counts, _ = spread.total
         kept[scope] = torch.from_numpy(counts)
         pairs_of[scope] = {"intra": int(counts[0].sum()), "inter": int(counts[1].sum())}
-        yield from _scores(job, scope, spread, counted.images[scope])
+        yield from _scores(job, scope, spread, counted.images[scope], resamples)
     job.keep("histograms", kept)
+    job.keep("resamples", {"seed": torch.tensor([job.seed]), **resamples})
     job.fact("patches", counted.taken)
     job.fact("labelled_patches", counted.labelled)
     job.fact("pairs", pairs_of)
@@ -140,65 +149,90 @@ def count(job: Job) -> Counted:
     dense.demand(job, "pixels", "similarity of categories", "test")
     dataset = job.dataset("test")
     instances = config.instances and offers(dataset, "objects")
-    drawn, per_image = Drawn(config.patches), []
+    drawn, per_image, labelled = Drawn(config.patches), {}, 0
     reader: Callable[[dense.Grid], Labeller] = partial(Labeller, classes=len(dataset.classes), instances=instances)
     images = dense.with_tokens(job, "test", reader)
     for position, (categories, objects), tokens in job.track(images, "similarities", total=len(dataset)):
         rows = normalise(tokens.to(job.device).flatten(0, 1), "patch tokens")
-        _draw(job, drawn, position, rows, categories)
-        if instances and (objects >= 0).any():
-            mine = torch.from_numpy(np.flatnonzero(objects >= 0)).to(rows.device)
-            per_image.append(pairs.within(rows[mine], torch.from_numpy(objects).to(rows.device)[mine], config.bins))
+        keys = torch.rand(len(rows), generator=job.rng("similarity", dataset[position].id), dtype=torch.float64)
+        labelled += int((categories >= 0).sum())
+        mine, labels = lowest(keys, torch.from_numpy(categories), config.each)
+        drawn.add(keys[mine], rows=rows[mine.to(rows.device)], labels=labels, images=torch.full_like(labels, position))
+        mine, labels = (found.to(rows.device) for found in lowest(keys, torch.from_numpy(objects), config.each))
+        if len(mine):
+            per_image[position] = pairs.within(rows[mine], labels, config.bins)
     drawn.cut()
-    spreads, taken = _of_categories(drawn, config.bins, dataset.name)
+    spreads, taken = _of_categories(drawn, config.bins, dataset)
     counts = dict.fromkeys(spreads, taken)
     if per_image:
-        spreads["instance"] = pairs.Spread(*(np.stack(column) for column in zip(*per_image, strict=True)))
+        spreads["instance"] = _of_images(per_image, config.bins, len(dataset))
         counts["instance"] = len(per_image)
-    return Counted(spreads, counts, drawn.seen, len(drawn.keys))
+    return Counted(spreads, counts, labelled, len(drawn.keys))
 
 
-def _draw(job: Job, drawn: Drawn, position: int, rows: Tensor, categories: npt.NDArray[np.int64]) -> None:
-    keys = torch.rand(
-        len(categories), generator=job.rng("similarity", job.dataset("test")[position].id), dtype=torch.float64
-    )
-    mine = torch.from_numpy(np.flatnonzero(categories >= 0))
-    labels = torch.from_numpy(categories)[mine]
-    drawn.add(keys[mine], rows=rows[mine.to(rows.device)], labels=labels, images=torch.full_like(labels, position))
+def lowest(keys: Tensor, labels: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Which patches count, rising, and their labels: of each label those with the lowest keys, `most`, or all for 0.
+
+    keys: (N,) all different. labels: (N,) int64, -1 for none.
+    """
+    there = (labels >= 0).nonzero().squeeze(1)
+    if most:
+        by_key = there[keys[there].argsort(stable=True)]
+        by_label = by_key[labels[by_key].argsort(stable=True)]
+        together = labels[by_label]
+        rank = torch.arange(len(together)) - torch.searchsorted(together, together)
+        there = by_label[rank < most].sort().values
+    return there, labels[there]
 
 
-def _of_categories(drawn: Drawn, bins: int, name: str) -> tuple[dict[str, pairs.Spread], int]:
-    """All pairs of the drawn patches and those across images, and how many images they come from."""
+def _of_images(per_image: Mapping[int, tuple[pairs.Counts, pairs.Floats]], bins: int, images: int) -> pairs.Spread:
+    """Each image a unit, those without a labelled patch too."""
+    spread = pairs.Spread(np.zeros((images, 2, bins), np.int64), np.zeros((images, 2)))
+    for position, (counts, sums) in per_image.items():
+        spread.counts[position], spread.sums[position] = counts, sums
+    return spread
+
+
+def _of_categories(drawn: Drawn, bins: int, dataset: Dataset) -> tuple[dict[str, pairs.Spread], int]:
+    """All pairs of the drawn patches and those across images, and how many images they come from.
+
+    Blocks are of the data set's images, whether they have a labelled patch or not: which have depends on the grid, and
+    resamples must be of the same images for every encoder.
+    """
+    name = dataset.name
     if not drawn.seen:
         raise ProtocolError(f"no patch of {name} lies in a category by more than half: nothing can be compared")
     labels = drawn.columns["labels"]
     if len(torch.unique(labels)) < 2:
         raise ProtocolError(f"all labelled patches of {name} are of the same class: there are no pairs of two")
-    found, image = torch.unique(drawn.columns["images"], return_inverse=True)
-    blocks = image * min(BLOCKS, len(found)) // len(found)
+    units = min(BLOCKS, len(dataset))
     rows = drawn.columns["rows"]
-    labels, image, blocks = (column.to(rows.device) for column in (labels, image, blocks))
-    every = pairs.between_blocks(rows, labels, blocks, bins=bins)
+    labels, image = (column.to(rows.device) for column in (labels, drawn.columns["images"]))
+    every = pairs.between_blocks(rows, labels, image * units // len(dataset), bins=bins, count=units)
     across = pairs.Spread(every.counts.copy(), every.sums.copy())
-    for number in range(len(found)):
+    found = torch.unique(image).tolist()
+    for number in found:
         mine = image == number
-        block = number * min(BLOCKS, len(found)) // len(found)
+        block = number * units // len(dataset)
         counts, sums = pairs.within(rows[mine], labels[mine], bins)
         across.counts[block, block] -= counts
         across.sums[block, block] -= sums
     return {"category": every, "across": across}, len(found)
 
 
-def _scores(job: Job, scope: str, spread: pairs.Spread, images: int) -> Iterator[Score]:
+def _scores(job: Job, scope: str, spread: pairs.Spread, images: int, resamples: dict[str, Tensor]) -> Iterator[Score]:
+    """The three scores of a scope; adds what each is on resamples, (2000,) float64."""
     prefix = "" if scope == "category" else f"{scope}/"
     values = _statistics(*spread.total)
     bounds = np.full((2, 3), np.nan)
-    if len(spread.counts) > 1:
+    drawn = np.full((RESAMPLES, 3), np.nan)
+    if images > 1:
         drawn = np.concatenate([_statistics(*piece) for piece in spread.resampled(RESAMPLES, job.seed)])
         for column in np.flatnonzero(~np.isnan(values)).tolist():  # a resample may lack pairs of a kind
             bounds[:, column] = np.nanquantile(drawn[:, column], [0.025, 0.975])
     for column, (name, unit) in enumerate(SCORES):
         value, (low, high) = float(values[column]), bounds[:, column].tolist()
+        resamples[f"{prefix}{name}"] = torch.from_numpy(drawn[:, column].copy())
         yield Score(f"{prefix}{name}", value, 0 if np.isnan(value) else images, low, high, unit)
 
 

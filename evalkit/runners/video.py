@@ -7,15 +7,20 @@ Source: DINO (arXiv:2104.14294, Table 5; facebookresearch/dino 7c446df, eval_vid
         no final norm). DINOv3's form: facebookresearch/dinov3 6876159, notebooks/segmentation_tracking.ipynb.
 Rule:   nothing is trained and nothing chosen. Released code normalises with 0.228 where ImageNet's std is 0.229 (line 244):
         here the encoder's own mean and std, and `-dino-released` has the quirk.
-Memory: features of the 8 contexts and of one batch of frames, whatever the clip's length; label maps as bytes.
+How:    on a CPU clips are followed side by side, one to a thread, with the results of one after another (`probing.lanes`);
+        a GPU takes them one after another.
+Memory: for each clip at work the features of the 8 contexts and of one batch of frames, whatever its length; label maps as
+        bytes.
 Expect: on DAVIS-2017 val J&F 61.8 for DINO ViT-S/16, 62.3 for ViT-B/16, 69.9 for ViT-S/8 (Table 5).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +32,7 @@ from evalkit.features.view import scale
 from evalkit.metrics import video
 from evalkit.metrics.propagation import Rules, Tracker, label_map, nearest_label_map, propagate
 from evalkit.probing.frames import Frame, Geometry, Reader, Size, Style, nearest
+from evalkit.probing.lanes import lanes
 from evalkit.types import Clips, Job, Score
 
 __all__ = ["Config", "predicted", "propagate", "run"]
@@ -36,6 +42,9 @@ DELIVERS = "label maps"
 
 TOKENS = {"cpu": 4096, "cuda": 65536}
 """Patch tokens that the encoder is given at once: 2 frames at patch 16 of 480p on a CPU, 42 on a GPU."""
+
+AT_ONCE = 8
+"""Clips followed side by side at most, on a CPU with as many threads: each needs memory of its own."""
 
 
 @dataclass(frozen=True)
@@ -101,17 +110,18 @@ def run(job: Job) -> Iterator[Score]:
     done: dict[str, Any] = (job.checkpoint.load() or {}).get("clips", {})
     names = [clips[index].id for index in range(len(clips))]
     todo = [index for index, name in enumerate(names) if name not in done]
-    for index, followed in job.track(_followed(job, clips, todo), "videos", total=len(todo)):
-        for frame, labels in zip(clips.frames(index), followed.maps, strict=True):
-            job.deliver(f"{names[index]}/{frame}", labels)
-        done[names[index]] = _scored(names[index], followed)
-        job.checkpoint.save({"clips": done})
+    with closing(_followed(job, clips, todo)) as found:  # an error here ends what is still being followed
+        for index, followed in job.track(found, "videos", total=len(todo)):
+            for frame, labels in zip(clips.frames(index), followed.maps, strict=True):
+                job.deliver(f"{names[index]}/{frame}", labels)
+            done[names[index]] = _scored(names[index], followed)
+            job.checkpoint.save({"clips": done})
     scored = [name for name in names if name in done]
     if not scored:
         raise ProtocolError("no clip could be read, so there is nothing to score")
     _tell(job, {name: done[name]["facts"] for name in scored}, [name for name in names if name not in done])
-    found = [video.ClipScore(done[name]["j"].numpy(), done[name]["f"].numpy()) for name in scored]
-    yield from video.scores(found, seed=job.seed)
+    results = [video.ClipScore(done[name]["j"].numpy(), done[name]["f"].numpy()) for name in scored]
+    yield from video.scores(results, seed=job.seed)
 
 
 def predicted(job: Job, index: int) -> np.ndarray:
@@ -125,12 +135,33 @@ def predicted(job: Job, index: int) -> np.ndarray:
     raise ProtocolError(f"{clips[index].id}: a frame is broken, and was left out")
 
 
-def _followed(job: Job, clips: Clips, indices: Sequence[int]) -> Iterator[tuple[int, Followed]]:
-    """Each clip whose frames can all be read, in order."""
+def _followed(job: Job, clips: Clips, indices: Sequence[int]) -> Generator[tuple[int, Followed]]:
+    """Each clip whose frames can all be read: in order, or as they are done where several are followed at once."""
+    at_once = 1 if job.device.type == "cuda" else min(torch.get_num_threads(), len(indices), AT_ONCE)
+    if at_once < 2:
+        yield from _in_turn(job, clips, indices)
+        return
+
+    def alone(index: int, stop: Event) -> list[tuple[int, Followed]]:
+        return list(_in_turn(job, clips, [index], stop))
+
+    with closing(lanes(alone, indices, at_once)) as found:
+        yield from itertools.chain.from_iterable(found)
+
+
+def _in_turn(
+    job: Job, clips: Clips, indices: Sequence[int], stop: Event | None = None
+) -> Iterator[tuple[int, Followed]]:
+    """The same in this thread, in order. stop: set to read no further frame; what is unfinished then never comes. Without
+    it, frames are read ahead by workers."""
     config: Config = job.config
     reader = Reader(config.geometry(job.encoder.spec.patch))
-    items = ((index, number) for index in indices for number in range(len(clips.frames(index))))
-    for index, frames in itertools.groupby(job.read("test", reader, items), key=lambda answer: answer[0][0]):
+    items: Iterator[tuple[int, ...]] = itertools.takewhile(
+        lambda _: stop is None or not stop.is_set(),
+        ((index, number) for index in indices for number in range(len(clips.frames(index)))),
+    )
+    answers = job.read("test", reader, items, ahead=stop is None)
+    for index, frames in itertools.groupby(answers, key=lambda answer: answer[0][0]):
         read = ((item[1], frame) for item, frame in frames)
         try:
             yield index, _follow(job, reader.geometry, _whole(read, len(clips.frames(index))))

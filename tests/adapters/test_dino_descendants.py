@@ -94,6 +94,31 @@ def test_mmc_offers_no_projection(tmp_path, monkeypatch):
         encoder.project(encoder.encode(torch.zeros(1, 3, 32, 32))[0])
 
 
+def test_mmc_reads_a_head_of_known_layers(tmp_path, monkeypatch):
+    """SiT's: batch norm after every layer. evalkit's own pretraining writes it; the other heads are left out as ever."""
+    found = file("mmc", "training, teacher not wrapped")
+    teacher, shapes = found.content["teacher"], {0: (48, 384), 3: (48, 48), 6: (24, 48)}
+    teacher |= {f"head.mlp.{i}.weight": torch.randn(shape) for i, shape in shapes.items()}
+    for i, width in ((1, 48), (4, 48), (7, 24)):
+        teacher |= {
+            f"head.mlp.{i}.running_mean": torch.randn(width),
+            f"head.mlp.{i}.running_var": torch.rand(width) + 0.5,
+        }
+        teacher[f"head.mlp.{i}.num_batches_tracked"] = torch.tensor(3)
+        teacher |= {f"head.mlp.{i}.{key}": torch.randn(width) for key in ("weight", "bias") if i != 7}
+    encoder = loaded("mmc", found, tmp_path, monkeypatch)
+    assert len(encoder.spec.audit["backbone"]["dropped"]["heads"]) == 12
+    (tokens,) = encoder.encode(torch.randn(2, 3, 32, 32))
+    x = tokens.cls
+    for i, activation in ((0, torch.relu), (3, torch.nn.functional.gelu), (6, lambda v: v)):
+        x = x @ teacher[f"head.mlp.{i}.weight"].T + teacher[f"head.mlp.{i}.bias"]
+        x = (x - teacher[f"head.mlp.{i + 1}.running_mean"]) / (teacher[f"head.mlp.{i + 1}.running_var"] + 1e-5).sqrt()
+        if i != 6:
+            x = x * teacher[f"head.mlp.{i + 1}.weight"] + teacher[f"head.mlp.{i + 1}.bias"]
+        x = activation(x)
+    torch.testing.assert_close(encoder.project(tokens), x, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("family", ["ibot", "mugs", "mmc"])
 def test_a_backbone_without_class_token_is_refused(family, tmp_path, monkeypatch):
     """SelfPatch's files have the same wrapper and no class token."""

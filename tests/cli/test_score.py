@@ -118,7 +118,7 @@ def test_everything_that_is_wrong_is_listed_at_once(root: Path, results: Path, s
     for part in (
         "4 problems, so there is no score",
         "cows lacks 1 of 2 masks: 00001",
-        "cows/00002.png: its pixels hold RGB values and no labels",
+        "cows/00002.png: is a picture of mode RGB where an index mask is needed",
         "bear/00001.png: is (26, 18) pixels, but the frame is (24, 18)",
         "bear/00002.png: is no image",
         "Expected: <results>/<clip>/<frame>.png",

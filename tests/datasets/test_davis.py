@@ -138,8 +138,8 @@ def test_a_split_without_list_names_those_there_are(root: Path) -> None:
 
 
 WRONG = {
-    "colours": (encoded(plain(24, 18)), "hold RGB values and no labels"),
-    "16 bit": (encoded(Image.fromarray(np.ones((18, 24), np.uint16))), "hold I;16 values"),
+    "colours": (encoded(plain(24, 18)), "mode RGB where an index mask is needed"),
+    "16 bit": (encoded(Image.fromarray(np.ones((18, 24), np.uint16))), "more than 8 bit"),
     "no image": (b"text", "is no image"),
     "other size": (indexed(davis_mask(size=(26, 18))), r"is \(26, 18\) pixels, but its frame is \(24, 18\)"),
     "gaps": (indexed(np.where(davis_mask() == 2, 4, davis_mask())), r"numbered \[1, 4\]; they must be 1 ... 2 without"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from evalkit import records
-from evalkit.errors import RecordError
+from evalkit.errors import ProtocolError, RecordError
 from evalkit.reporting.compare import differences
 from evalkit.types import Score
 from tests.making import a_record
@@ -38,6 +40,32 @@ def test_an_encoder_does_not_differ_from_itself(tmp_path: Path) -> None:
         put(tmp_path, name, right, np.arange(50))
     (found,) = differences("a", "b", tmp_path)
     assert (found.difference.low, found.difference.high) == (0, 0)
+
+
+def put_resamples(out: Path, encoder: str, value: float, drawn: np.ndarray, seed: int = 0) -> None:
+    kept = {"resamples": {"seed": torch.tensor([seed]), "overlap": torch.from_numpy(drawn)}}
+    score = Score("overlap", value, 20, 0, 1, unit="ratio")
+    record = replace(a_record(encoder, value=value), scores=({"name": "overlap", "value": value, "n": 20},))
+    records.save(record, [score], kept, out)
+
+
+def test_a_score_of_pairs_is_compared_on_the_same_resamples(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.2, 2000)  # what both share cancels
+    put_resamples(tmp_path, "a", 0.7, 0.7 + noise)
+    put_resamples(tmp_path, "b", 0.8, np.where(np.arange(2000) == 7, np.nan, 0.8 + noise))
+    (found,) = differences("a", "b", tmp_path, score="overlap")
+    d = found.difference
+    assert (found.one, found.other, found.n) == (0.7, 0.8, 20)
+    assert (d.difference, d.low, d.high) == pytest.approx((-0.1, -0.1, -0.1)) and d.p == 2 / 2000
+    put_resamples(tmp_path, "c", 0.8, 0.8 + noise, seed=1)
+    with pytest.raises(RecordError, match="seed 0 for a and 1 for c"):
+        differences("a", "c", tmp_path, score="overlap")
+    put_resamples(tmp_path, "d", 0.8, 0.8 + noise[:9])
+    with pytest.raises(ProtocolError, match="same resamples: 2000 came for a, 9 for b"):
+        differences("a", "d", tmp_path, score="overlap")
+    put_resamples(tmp_path, "e", 0.8, np.full(2000, np.nan))  # one image: nothing to resample
+    (found,) = differences("a", "e", tmp_path, score="overlap")
+    assert np.isnan([found.difference.low, found.difference.high, found.difference.p]).all()
 
 
 def test_other_units_and_other_data_are_refused(tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ def test_broken_masks_are_refused_or_left_out(tmp_path):
     ("data", "changes", "match"),
     [
         (scenes.Flat(SCENES), {}, "needs labels for every pixel"),
+        (scenes.Scenes(()), {}, "the split test of scenes holds no image"),
         (SCENES, {"k": 14}, "holds 13 labelled patches, fewer than the k = 14"),
         (scenes.Scenes((("....",) * 4,)), {}, "holds 0 labelled patches"),
     ],

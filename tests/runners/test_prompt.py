@@ -190,6 +190,8 @@ def test_broken_masks_are_refused_or_left_out_and_tokens_stay_with_their_image(t
 def test_data_without_objects_are_refused_in_words(tmp_path):
     with pytest.raises(ProtocolError, match=r"needs outlined objects; flat \(test\) has none"):
         list(prompt.run(scenes.job(prompt.Config(), scenes.Flat(SCENES), tmp=tmp_path)))
+    with pytest.raises(ProtocolError, match="the split test of scenes holds no image"):
+        list(prompt.run(scenes.job(prompt.Config(), scenes.Scenes((), ()), tmp=tmp_path)))
     with pytest.raises(ProtocolError, match="no outlined object"):
         list(prompt.run(scenes.job(prompt.Config(), scenes.Scenes(COARSE, ((), ())), tmp=tmp_path)))
 

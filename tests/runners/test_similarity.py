@@ -113,6 +113,47 @@ def test_what_is_drawn_does_not_depend_on_the_pieces_and_everyone_has_the_same_c
     assert abs(times - 100).max() < 5 * np.sqrt(400 * 0.25 * 0.75)
 
 
+def test_of_each_category_and_object_of_an_image_so_many_count(tmp_path):
+    job = scenes.job(similarity.Config(each=1), SCENES, tmp=tmp_path)
+    found = measured(job)
+    assert (job.facts["patches"], job.facts["labelled_patches"]) == (6, 13)
+    # three categories in each of two images, then three objects in the one and two in the other
+    assert job.facts["pairs"]["category"] == {"intra": 3, "inter": 12}
+    assert job.facts["pairs"]["across"] == {"intra": 3, "inter": 6}
+    assert job.facts["pairs"]["instance"] == {"intra": 0, "inter": 3 + 1}
+    assert found["overlap"].n == 2 and found["instance/overlap"].n == 0
+    job = scenes.job(similarity.Config(each=3), SCENES, tmp=tmp_path)
+    measured(job)
+    assert job.facts["pairs"]["instance"] == {"intra": 3 + 1 + 2, "inter": (3 * 2 + 3 * 1 + 2 * 1) + 2 * 2}
+
+
+@pytest.mark.parametrize("most", [0, 1, 4, 100])
+def test_of_each_label_those_with_the_lowest_keys_count(most):
+    keys = torch.rand(60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = torch.randint(-1, 5, (60,), generator=torch.Generator().manual_seed(1))
+    there, of = similarity.lowest(keys, labels, most)
+    expected = []
+    for label in range(5):
+        mine = sorted((float(keys[i]), i) for i in range(60) if labels[i] == label)
+        expected += [i for _, i in (mine[:most] if most else mine)]
+    assert there.tolist() == sorted(expected) and of.tolist() == labels[there].tolist()
+
+
+def test_resamples_are_of_the_same_images_whichever_have_labelled_patches(tmp_path):
+    """The image in the middle has none, as one whose objects are smaller than a patch of a coarse grid."""
+    maps, boxes = (MAPS[0], ("....",) * 4, MAPS[1]), (BOXES[0], (), BOXES[1])
+    job = scenes.job(similarity.Config(), scenes.Scenes(maps, boxes), tmp=tmp_path)
+    found = measured(job)
+    kept = job.kept["resamples"]
+    assert set(kept) == {*found, "seed"} and kept["seed"].tolist() == [job.seed]
+    drawn = np.random.default_rng(job.seed).multinomial(3, [1 / 3] * 3, size=2000)
+    none, both = (drawn[:, [0, 2]] == 0).all(1), (drawn[:, [0, 2]] > 0).all(1)
+    for scope in ("", "across/"):
+        assert np.array_equal(np.isnan(kept[f"{scope}inter"].numpy()), ~both if scope else none)
+    low, high = np.nanquantile(kept["instance/inter"].numpy(), [0.025, 0.975])
+    assert (low, high) == pytest.approx((found["instance/inter"].low, found["instance/inter"].high))
+
+
 def test_data_without_objects_have_categories_alone(tmp_path):
     class Segmented(scenes.Flat):
         classes = ("a", "b", "c")
@@ -139,6 +180,7 @@ def test_broken_masks_are_refused_or_left_out(tmp_path):
     ("data", "match"),
     [
         (scenes.Flat(SCENES), "needs labels for every pixel"),
+        (scenes.Scenes((), ()), "the split test of scenes holds no image"),
         (scenes.Scenes((("....",) * 4,) * 2, ((), ())), "no patch of scenes"),
         (scenes.Scenes((("0...",) * 4,) * 2, ((), ())), "same class"),
     ],
@@ -154,7 +196,7 @@ def test_one_image_has_no_interval(tmp_path):
     assert score.value == 0 and np.isnan([score.low, score.high]).all()
 
 
-@pytest.mark.parametrize("config", [{"bins": 1}, {"patches": 1}, {"bin": 3}])
+@pytest.mark.parametrize("config", [{"bins": 1}, {"patches": 1}, {"each": -1}, {"bin": 3}])
 def test_options_that_cannot_be(config):
     with pytest.raises(CatalogError, match=next(iter(config))):
         configure("similarity", config)

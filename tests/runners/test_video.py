@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from threading import Barrier
+from threading import enumerate as enumerate_threads
 from types import SimpleNamespace
 
 import numpy as np
@@ -111,7 +113,7 @@ class ClipJob:
         assert role == "test"
         return self.clips
 
-    def read(self, role, reader, items):
+    def read(self, role, reader, items, ahead=True):
         for item in items:
             try:
                 answer = reader(self.clips, *item)
@@ -196,7 +198,7 @@ def test_scores_are_those_of_the_maps():
 def test_every_map_is_delivered_under_the_name_of_its_frame():
     asked = job(film(1), film(2))
     list(video.run(asked))
-    assert list(asked.delivered) == [f"film{clip}/{frame:05d}" for clip in range(2) for frame in range(7)]
+    assert sorted(asked.delivered) == [f"film{clip}/{frame:05d}" for clip in range(2) for frame in range(7)]
     assert np.array_equal(asked.delivered["film0/00000"], asked.clips.films[0].truth[0]), "the first as given"
     maps = video.predicted(asked, 1)
     assert all(np.array_equal(asked.delivered[f"film1/{frame:05d}"], maps[frame]) for frame in range(7))
@@ -216,6 +218,71 @@ def test_a_killed_run_goes_on_at_the_next_clip_with_the_same_result(tmp_path):
     for one, other in zip(found, expected, strict=True):
         assert (one.value, one.low, one.high) == (other.value, other.low, other.high)
         assert np.array_equal(one.outcomes, other.outcomes)
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's threads, and gives them back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_clips_side_by_side_are_the_same_as_one_after_another(threads):
+    films = [
+        film(seed, frames=4 + 2 * (seed % 3), size=(40, 56 + 8 * (seed % 2)), objects=1 + seed % 2) for seed in range(7)
+    ]
+    films[2] = replace(films[2], broken=(1,))
+    found = []
+    for count in (1, 3, 16):
+        threads(count)
+        asked = job(*films, skip=True)
+        scores = list(video.run(asked))
+        found.append((scores, asked.facts, asked.delivered))
+    for scores, facts, delivered in found[1:]:
+        assert json.dumps(facts) == json.dumps(found[0][1]), "the order of the videos too"
+        assert sorted(delivered) == list(found[0][2])
+        assert all(np.array_equal(delivered[name], labels) for name, labels in found[0][2].items())
+        for one, other in zip(scores, found[0][0], strict=True):
+            assert (one.name, one.value, one.low, one.high) == (other.name, other.value, other.low, other.high)
+            assert one.outcomes.tobytes() == other.outcomes.tobytes() and one.groups.tolist() == other.groups.tolist()
+
+
+class Gate(Cutter):
+    """Lets clips go on only while as many as `parties` are followed at the same time."""
+
+    def __init__(self, parties):
+        super().__init__()
+        self.together = Barrier(parties, timeout=20)
+
+    def encode(self, images, blocks=(-1,), norm=True):
+        self.together.wait()
+        return super().encode(images, blocks, norm)
+
+
+def test_as_many_clips_as_torch_has_threads_are_followed_at_once(threads, monkeypatch):
+    threads(3)
+    assert len(list(video.run(job(*(film(seed) for seed in range(6)), encoder=Gate(3))))) == 7
+    monkeypatch.setattr(video, "AT_ONCE", 2)
+    list(video.run(job(*(film(seed) for seed in range(4)), encoder=Gate(2))))
+    threads(1)
+    list(video.run(job(film(1), film(2), encoder=Gate(1))))
+
+
+def test_an_error_or_an_interrupt_ends_the_clips_beside_it(threads):
+    threads(2)
+    films = [Film(of.frames.repeat(6, 0), of.truth.repeat(6, 0)) for of in map(film, range(8))]
+    films[0] = Film(films[0].frames[:5], films[0].truth[:5], bare=(0,))
+    asked = job(*films)
+    with pytest.raises(ProtocolError, match="film0: the first frame has no mask") as caught:
+        list(video.run(asked))
+    assert sum(asked.encoder.batches) < 4 * 42, "it went on with other clips"
+    assert not [thread for thread in enumerate_threads() if thread.name.startswith("lane")], caught
+    asked = job(*films[1:], stop_after=1)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        list(video.run(asked))
+    assert not [thread for thread in enumerate_threads() if thread.name.startswith("lane")], stopped
+    assert len(asked.checkpoint.load()["clips"]) == 1 and torch.get_num_threads() == 2
 
 
 def test_frames_go_through_the_encoder_in_batches_that_do_not_change_the_result(monkeypatch):
@@ -324,6 +391,24 @@ def test_the_shipped_clips_are_measured_and_the_control_is_behind():
     assert {name: row["frames"] for name, row in record.facts["videos"].items()} == {"pasture": 12, "luggage": 12}
 
 
+def test_soft_labels_in_half_precision_give_the_same_scores_on_real_photographs():
+    recipe = catalog.recipe("mini-video")
+    half = replace(recipe, config={**recipe.config, "labels": "float16"})
+    exact, found = (evaluate("micro-dino", which) for which in (recipe, half))
+    assert found.recipe["resolved"]["config"]["labels"] == "float16"
+    for one, other in zip(found.scores, exact.scores, strict=True):
+        assert one["value"] == pytest.approx(other["value"], abs=1e-3) or "recall" in one["name"]
+
+
+def test_one_thread_or_two_the_record_says_the_same(threads):
+    found = []
+    for count in (1, 2):
+        threads(count)
+        record = evaluate("micro-dino", "mini-video")
+        found.append((record.scores, record.facts["videos"]))
+    assert found[0] == found[1]
+
+
 def test_saved_masks_are_scored_the_same_and_made_again_when_asked_again(tmp_path, capsys, monkeypatch):
     masks = tmp_path / "masks"
     options = Options(out=tmp_path / "runs", cache=tmp_path / "cache", save_masks=masks)
@@ -340,6 +425,29 @@ def test_saved_masks_are_scored_the_same_and_made_again_when_asked_again(tmp_pat
         assert scored == {score["name"]: score["value"] for score in outcome.record.scores}
         for file in masks.rglob("*.png"):
             file.unlink()
+
+
+def test_one_recipe_prints_a_row_per_video_and_means_with_intervals(tmp_path, capsys, monkeypatch):
+    def told(*words):
+        capsys.readouterr()
+        asked = ["eval", *words, "--out", str(tmp_path / "runs")]
+        monkeypatch.setattr("sys.argv", ["evalkit", *asked])
+        with pytest.raises(SystemExit, match="0"):
+            main()
+        return capsys.readouterr()
+
+    (outcome,) = Session(Options(out=tmp_path / "runs")).run(load("pixels"), [catalog.recipe("mini-video")], {})
+    out, err = told("pixels", "--recipe", "mini-video")
+    assert "reused" in err
+    rows, lines = outcome.record.facts["videos"], [line.split() for line in out.splitlines()]
+    for name, row in rows.items():
+        assert [name, "3", "10", *(f"{100 * row[key]:.1f}" for key in ("J&F", "J", "F"))] in lines
+    for score in outcome.record.scores:
+        low, high = (f"{100 * score[bound]:.1f}" for bound in ("low", "high"))
+        assert [score["name"], f"{100 * score['value']:.1f}", "%", f"[{low},", f"{high}]"] in lines
+    assert "means over 6 objects of 2 videos" in out
+    out, err = told("pixels", "--recipe", "mini-video", "--limit", "1")
+    assert "(one video: no interval)" in out and "% (n 3)" in err
 
 
 def test_masks_are_asked_of_recipes_that_make_some(tmp_path):

@@ -1,0 +1,60 @@
+"""A table of what label propagation found: a row per video, below it means over objects with their intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """A video. objects: how many; frames: scored ones; jf, j, f: means over its objects, fractions."""
+
+    name: str
+    objects: int
+    frames: int
+    jf: float
+    j: float
+    f: float
+
+
+class Mean(NamedTuple):
+    """A score of all videos: value and bounds are fractions, bounds NaN or None where one video gives no interval."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def draw(title: str, rows: list[Row], means: Iterable[Mean]) -> None:
+    """Print the table on standard output. means: at least one, of n objects."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table.add_column("video", overflow="fold")
+    for head in ("objects", "frames", "J&F", "J", "F"):
+        table.add_column(head, justify="right")
+    for row in rows:
+        values = (f"{100 * value:.1f}" for value in (row.jf, row.j, row.f))
+        table.add_row(row.name, str(row.objects), str(row.frames), *values)
+    console = Console()
+    console.print(table)
+    objects = 0
+    for mean in means:
+        console.print(f"  {mean.name:<9} {100 * mean.value:5.1f} %  {_bounds(mean)}", highlight=False, markup=False)
+        objects = mean.n
+    console.print(
+        f"  means over {objects} objects of {len(rows)} videos; first and last frames left out; 95 % intervals by bootstrap "
+        "over videos",
+        style="dim", highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _bounds(mean: Mean) -> str:
+    if mean.low is None or mean.high is None or math.isnan(mean.low):
+        return "(one video: no interval)"
+    return f"[{100 * mean.low:.1f}, {100 * mean.high:.1f}]"
