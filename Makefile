@@ -7,8 +7,11 @@ READY := .venv/.ready
 SUITE ?= demo
 ENCODERS ?= shipped
 RUNS ?= runs
+METHODS ?= mae cae moco_v3 mgc mmc dino mugs ibot selfpatch
+MORE ?=
+DATA ?= $(EVALKIT_DATA)
 
-.PHONY: help setup demo test lint bench table clean
+.PHONY: help setup demo test lint bench table regress zoo clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -32,6 +35,15 @@ demo: $(READY) ## measure the shipped encoders on the demo suite and print the t
 table: $(READY) ## the same for another suite: make table SUITE=mini [ENCODERS="micro-dino random"] [EVALKIT_DATA=...]
 	@$(BIN)/evalkit eval $(ENCODERS) --suite $(SUITE) --out $(RUNS)
 	@$(BIN)/evalkit table $(SUITE) --out $(RUNS) --write
+
+regress: $(READY) ## measure a suite anew and fail where a number moved: make regress [SUITE=mini]
+	@$(BIN)/evalkit regress --suite $(SUITE)
+
+zoo: $(READY) ## pretrain the micro encoders, or go on: make zoo DATA=... [METHODS=mugs] [MORE="--set run.epochs=2"]
+	@set -e; for m in $(METHODS); do $(BIN)/evalkit pretrain $$m --preset micro --out pretrained/$$m \
+	  $$(test ! -f pretrained/$$m/checkpoint.pt || echo --resume) --data "$(DATA)/cifar10.zip" --data "$(DATA)/pretrain_mix.zip" \
+	  --data "$(DATA)/ccp/photos:02[0-9][1-9].jpg" --data "$(DATA)/ccp/photos:02[1-9]0.jpg" --data "$(DATA)/ccp/photos:03*.jpg" \
+	  --data "$(DATA)/ccp/photos:0400.jpg" --data "$(DATA)/coco_mini_cc" $(MORE); done
 
 test: $(READY) ## run every test
 	@$(BIN)/python -m pytest -n 2 -q

@@ -166,6 +166,20 @@ def test_corruption_takes_noise_or_another_image():
     assert kinds == {"foreign", "noise"}
 
 
+def test_no_image_is_corrupted_by_itself():
+    """Of two images each is the other's only choice; noise is never the same twice."""
+    images = torch.tensor([2.0, 5.0]).view(2, 1, 1, 1).expand(2, 3, 64, 64)
+    foreign = 0
+    for seed in range(12):
+        out, mask = masking.corrupt(images, 8, rng(seed))
+        for i in range(2):
+            filled = out[i, 0][masking.on_pixels(mask, GRID, 8)[i, 0]].unique()
+            if len(filled) == 1:
+                assert filled.item() == images[1 - i, 0, 0, 0]
+                foreign += 1
+    assert foreign > 3
+
+
 def test_pixels_of_patches():
     mask = torch.tensor([[True, False, False, False, False, True]])
     pixels = masking.on_pixels(mask, (2, 3), 2)[0, 0].int().tolist()

@@ -15,6 +15,7 @@ FAMILY = "mgc"
 ARCHS = {
     "vit_small_patch16": Facts(dim=384, depth=12, heads=8, patch=16),
     "vit_base_patch16": Facts(dim=768, depth=12, heads=12, patch=16),
+    "vit_micro_patch8_64": Facts(dim=192, depth=6, heads=3, patch=8, size=64),
 }
 ARCH = "vit_small_patch16"
 
@@ -51,8 +52,8 @@ def head(seed: int) -> None:
 
 
 def files(seed: int = 0, depth: int = 2) -> list[File]:
-    """Checkpoint of an epoch, the last file of a run (both networks, no wrapper), and one encoder alone, which the
-    evaluation configurations read."""
+    """Checkpoint of an epoch, the last file of a run (both networks, no wrapper), one encoder alone, which the
+    evaluation configurations read, and what evalkit's own pretraining exports."""
     base, momentum = weights(seed, depth), weights(seed + 1, depth)
     state = sit.under("base_encoder.", base) | sit.under("momentum_encoder.", momentum) | _heads(seed + 2)
     content = {"epoch": 800, "state_dict": state, "optimizer": sit.adamw(base), "scaler": dict(sit.SCALER)}
@@ -62,6 +63,7 @@ def files(seed: int = 0, depth: int = 2) -> list[File]:
         File("epoch, momentum encoder", content, momentum, ask="momentum", network="momentum"),
         File("last.pth", dict(state), base, network="base"),
         File("last.pth, momentum encoder", dict(state), momentum, ask="momentum", network="momentum"),
+        File("evalkit's own", sit.under("base_encoder.", base) | _own(seed + 30), base, network="base"),
     ]
 
 
@@ -76,6 +78,15 @@ def _heads(seed: int) -> State:
     for i, name in enumerate(["predictor_patch", *(f"predictor_{g}" for g in grains)]):
         state |= _mlp(seed + 20 + i, name, (16, 48, 16))
     return state
+
+
+def _own(seed: int) -> State:
+    """Projectors alone, of squares of 16 and 8 x 16 pixels."""
+    return {
+        k: v
+        for n in ("patch", "divide_16", "divide_128")
+        for k, v in _mlp(seed, f"projector_{n}", (384, 48, 48, 16)).items()
+    }
 
 
 def _mlp(seed: int, name: str, widths: tuple[int, ...]) -> State:
