@@ -7,6 +7,7 @@ READY := .venv/.ready
 SUITE ?= demo
 ENCODERS ?= shipped
 RUNS ?= runs
+REPORT ?= report
 METHODS ?= mae cae moco_v3 mgc mmc dino mugs ibot selfpatch
 MORE ?=
 DATA ?= $(EVALKIT_DATA)
@@ -28,9 +29,10 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $(READY)
 
-demo: $(READY) ## measure the shipped encoders on the demo suite and print the table
+demo: $(READY) ## measure the shipped encoders on the demo suite, print the table, write the HTML report
 	@$(BIN)/evalkit eval $(ENCODERS) --suite demo --out $(RUNS)
 	@$(BIN)/evalkit table demo --out $(RUNS) --write
+	@$(BIN)/evalkit report $(RUNS) --out $(REPORT)
 
 table: $(READY) ## the same for another suite: make table SUITE=mini [ENCODERS="micro-dino random"] [EVALKIT_DATA=...]
 	@$(BIN)/evalkit eval $(ENCODERS) --suite $(SUITE) --out $(RUNS)
@@ -55,4 +57,4 @@ bench: $(READY) ## speed and memory, ours beside the published procedure, as rat
 	@set -e; for b in knn linear sweep retrieval extraction encode part_retrieval pose prompt segmentation video_score video; do echo "== bench/$$b.py"; $(BIN)/python bench/$$b.py; done
 
 clean: ## remove .venv, records and caches of tools (stored features stay: evalkit cache prune)
-	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv runs report .pytest_cache .mypy_cache .ruff_cache .hypothesis

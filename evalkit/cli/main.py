@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from evalkit.cli import cache, catalogue, compare, data, fetch, inspect, measure, pretrain, regress, score, show, table
+from evalkit.cli import (
+    cache,
+    catalogue,
+    compare,
+    data,
+    fetch,
+    inspect,
+    measure,
+    pretrain,
+    regress,
+    report,
+    score,
+    show,
+    table,
+)
 from evalkit.errors import EvalkitError
 from evalkit.version import __version__
 
@@ -25,6 +39,7 @@ app.command("eval")(measure.evaluate)
 app.command("repeat")(measure.repeat)
 app.command("table")(table.table)
 app.command("regress")(regress.regress)
+app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("pretrain")(pretrain.pretrain)
 app.command("list")(catalogue.list_)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from evalkit.adapters.vit import VisionTransformer, ViTConfig
 from evalkit.errors import ExtraMissing
+from evalkit.pretrain.heads import widened
 from evalkit.pretrain.method import Now
 from evalkit.pretrain.precision import full
 from evalkit.pretrain.schedules import linear
@@ -27,10 +28,13 @@ def transformer(arch: ViTConfig) -> VisionTransformer:
 
 
 def projection_head(dim: int, hidden: int, bottleneck: int, prototypes: int, *, norm_last: bool) -> nn.Module:
-    """lightly's DINO head: `layers`, L2 norm, `last_layer` with unit-length prototypes (norm_last), else trained lengths."""
+    """lightly's DINO head: `layers`, L2 norm, `last_layer` with unit-length prototypes (norm_last), else trained lengths.
+    Weights start as `heads.widened` says."""
     with warnings.catch_warnings():  # torch would like its weight_norm by another name
         warnings.simplefilter("ignore", FutureWarning)
-        return DINOProjectionHead(dim, hidden, bottleneck, prototypes, norm_last_layer=norm_last)  # type: ignore[no-any-return]
+        head: nn.Module = DINOProjectionHead(dim, hidden, bottleneck, prototypes, norm_last_layer=norm_last)
+    widened(head.layers, hidden)  # type: ignore[arg-type]
+    return head
 
 
 def temperature(first: float, last: float, epochs: float, now: Now) -> float:

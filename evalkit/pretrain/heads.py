@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import nn
 
 from evalkit.adapters.heads import DINOHead, Prototypes
@@ -46,9 +48,27 @@ def start(module: nn.Module) -> nn.Module:
     return module
 
 
+WIDTH = 2048
+"""Hidden width of DINO's head (facebookresearch/dino 7c446df, vision_transformer.py:258)."""
+
+
+def widened(layers: nn.Module, hidden: int) -> None:
+    """Give the layers of a narrow head that read `hidden` values the deviation 0.02 sqrt(2048 / hidden), so that what they
+    give is as large as in the authors' head.
+
+    At 0.02 and 512 what an image says is so faint that the biases, which all images share, outgrow it in the first steps,
+    and the head gives one answer to all images.
+    """
+    with torch.no_grad():
+        for layer in [m for m in layers.modules() if isinstance(m, nn.Linear)][1:]:
+            layer.weight.mul_(math.sqrt(WIDTH / hidden))
+
+
 def prototype_head(dim: int, hidden: int, bottleneck: int, prototypes: int, *, layers: int = 3) -> DINOHead:
-    """DINO's head: an MLP with GELU, L2 norm, and prototypes of unit length whose length is not trained."""
+    """DINO's head: an MLP with GELU, L2 norm, and prototypes of unit length whose length is not trained. See `widened`."""
     last = Prototypes(prototypes, bottleneck)
     nn.init.trunc_normal_(last.weight_v, std=0.02)
     last.weight_g.requires_grad_(False)
-    return DINOHead(mlp([dim, *[hidden] * (layers - 1), bottleneck], norm=False, activation=nn.GELU), last)
+    projector = mlp([dim, *[hidden] * (layers - 1), bottleneck], norm=False, activation=nn.GELU)
+    widened(projector, hidden)
+    return DINOHead(projector, last)

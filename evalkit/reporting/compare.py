@@ -41,10 +41,14 @@ def differences(one: str, other: str, out: Path, *, recipe: str = "*", score: st
         raise RecordError(
             f"{out}: {one} and {other} have no record of the same recipe on the same data; measure both first"
         )
-    return [_difference(a, b, out, score) for a, b in pairs.values()]
+    return [difference(a, b, out, score) for a, b in pairs.values()]
 
 
-def _difference(one: Record, other: Record, out: Path, score: str) -> Difference:
+def difference(one: Record, other: Record, out: Path, score: str = "") -> Difference:
+    """The `Difference` of two comparable records. score: "" for the headline.
+
+    Raises RecordError where outcomes are missing, or do not belong to the same units.
+    """
     name = score or str(one.recipe["headline"])
     if (found := _of_resamples(one, other, out, name)) is not None:
         return found

@@ -4,9 +4,9 @@ The student sees two large and several small crops, the teacher, its moving aver
 taught by the teacher's output for every other large crop (Eq. 3), centred (Eq. 4) and sharpened (a low temperature in
 Eq. 1). Code of the authors: facebookresearch/dino 7c446df, main_dino.py:301-416; the teacher is what they evaluate.
 
-Deviations: weights start as `VisionTransformer.initialise` says, not from a truncated normal; the teacher's temperature
-warms up by step, not by epoch; all crops of one size go through a network at once. Watched are the teacher's class tokens
-of the first crop.
+Deviations: the encoder's weights start as `VisionTransformer.initialise` says, not from a truncated normal, those of a
+narrow head as `heads.widened` says; the teacher's temperature warms up by step, not by epoch; all crops of
+one size go through a network at once. Watched are the teacher's class tokens of the first crop.
 """
 
 from __future__ import annotations

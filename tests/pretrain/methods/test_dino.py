@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from evalkit.pretrain.distillation import entropy
+from evalkit.pretrain.distillation import entropy, projection_head
 from evalkit.pretrain.method import Now
 from evalkit.pretrain.methods import dino
 from evalkit.pretrain.multicrop import MultiCrop
@@ -153,6 +153,19 @@ def test_prototypes_rest_at_first(norm_last):
     expected = {id(last.weight_v)} | (set() if norm_last else {id(last.weight_g)})
     assert {id(p) for p in method.frozen(replace(NOW, epoch=0.9))} == expected
     assert list(method.frozen(replace(NOW, epoch=1.0))) == []
+
+
+@pytest.mark.parametrize("hidden", [128, 512, 2048])
+def test_a_narrow_head_gives_as_much_as_a_wide_one(hidden):
+    """At the authors' width the start is theirs; at others the output before the L2 norm is as large."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = projection_head(384, hidden, 64, 8, norm_last=True)
+    stds = [head.layers[i].weight.std().item() for i in (0, 2, 4)]
+    assert stds == pytest.approx([0.02, *[0.02 * (2048 / hidden) ** 0.5] * 2], rel=0.05)
+    with torch.no_grad():
+        out = head.layers(torch.randn(64, 384, generator=rng()))
+    assert out.std().item() == pytest.approx(0.08, rel=0.3)
 
 
 def test_entropy_at_its_ends():

@@ -1,0 +1,74 @@
+"""HTML from values: the one place where text is escaped.
+
+`tag("td", 3, class_="n")` is `<td class="n">3</td>`. What is not `Safe` is escaped, whatever it is; None is nothing.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+
+VOID = frozenset({"meta", "link", "img", "br", "input", "wbr"})
+"""Elements that are never closed."""
+
+
+class Safe(str):
+    """Markup that was made here."""
+
+    __slots__ = ()
+
+
+def text(value: object) -> Safe:
+    """Any value as markup: `Safe` as it is, a list or tuple or generator item after item, None as nothing."""
+    if isinstance(value, Safe):
+        return value
+    if value is None:
+        return Safe()
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return Safe("".join(text(item) for item in value))
+    return Safe(html.escape(str(value)))
+
+
+def tag(name: str, /, *children: object, **attributes: object) -> Safe:
+    """An element. A trailing underscore of an attribute's name is dropped, others become hyphens; None and False leave the
+    attribute out, True gives it without a value."""
+    given = "".join(
+        _attribute(key, value) for key, value in attributes.items() if value is not None and value is not False
+    )
+    if name in VOID:
+        return Safe(f"<{name}{given}>")
+    return Safe(f"<{name}{given}>{text(children)}</{name}>")
+
+
+def _attribute(key: str, value: object) -> str:
+    name = key.rstrip("_").replace("_", "-")
+    return f" {name}" if value is True else f' {name}="{html.escape(str(value))}"'
+
+
+def breakable(name: str) -> Safe:
+    """A long id that may break after its hyphens and slashes."""
+    parts = text(name)
+    for mark in "-/_":
+        parts = Safe(parts.replace(mark, f"{mark}<wbr>"))
+    return parts
+
+
+def table(heads: Iterable[object], rows: Iterable[Iterable[object]], *, label: str, numbers: int = 99) -> Safe:
+    """A table that scrolls in its own box; a row's first cell is its heading, cells from column `numbers` on are numbers."""
+    head = tag("tr", [tag("th", h, scope="col", class_="n" if i >= numbers else None) for i, h in enumerate(heads)])
+    body = [
+        tag("tr", [
+            tag("td", cell, class_="n" if i >= numbers else None) if i else tag("th", cell, scope="row")
+            for i, cell in enumerate(row)
+        ])
+        for row in rows
+    ]  # fmt: skip
+    inner = tag("table", tag("thead", head), tag("tbody", body))
+    return tag("div", inner, class_="scroll", tabindex=0, role="region", aria_label=label)
+
+
+def sentence(words: str) -> str:
+    """A remark from a file as a sentence: a capital letter at its beginning, a full stop at its end."""
+    words = words.strip()
+    ended = words if not words or words[-1] in ".!?:" else f"{words}."
+    return ended[:1].upper() + ended[1:]
