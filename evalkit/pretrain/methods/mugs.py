@@ -31,13 +31,13 @@ from evalkit.adapters.blocks import Attention, Block, Geometry, Mlp
 from evalkit.adapters.heads import DINOHead
 from evalkit.adapters.vit import VisionTransformer, ViTConfig
 from evalkit.pretrain.augment import View, draw
-from evalkit.pretrain.contrast import Queue
 from evalkit.pretrain.distributed import average
 from evalkit.pretrain.heads import mlp, prototype_head, start
 from evalkit.pretrain.method import Method, Now, Output, follow
 from evalkit.pretrain.multicrop import MultiCrop
 from evalkit.pretrain.neighbours import Means
 from evalkit.pretrain.precision import exact, full
+from evalkit.pretrain.queue import Queue
 from evalkit.pretrain.schedules import cosine, linear
 
 

@@ -20,6 +20,7 @@ ARCHS = {
     "vit_base_patch16": Facts(dim=768, depth=12, heads=12, patch=16),
     "vit_large_patch16": Facts(dim=1024, depth=24, heads=16, patch=16),
     "vit_huge_patch14": Facts(dim=1280, depth=32, heads=16, patch=14),
+    "vit_micro_patch8_64": Facts(dim=192, depth=6, heads=3, patch=8, size=64),
 }
 ARCH = "vit_base_patch16"
 EPS = 1e-6

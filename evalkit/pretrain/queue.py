@@ -1,4 +1,4 @@
-"""InfoNCE (van den Oord et al. 2018, arXiv:1807.03748) and the queue of earlier keys (He et al. 2019, arXiv:1911.05722)."""
+"""The queue of earlier keys that a contrastive loss takes its negatives from (He et al. 2019, arXiv:1911.05722)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evalkit.pretrain.distributed import gather
-from evalkit.pretrain.precision import exact, full
-
-
-def infonce(queries: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """-log exp(q p / T) / (exp(q p / T) + sum over negatives of exp(q n / T)), the mean over queries.
-
-    queries, positives: (B, D); negatives: (N, D); all of unit length; float32 inside. Returns a scalar.
-    """
-    q, p, n = full(queries), full(positives), full(negatives)
-    with exact(q):
-        logits = torch.cat([(q * p).sum(1, keepdim=True), q @ n.T], 1) / temperature
-        return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
 
 
 class Queue(nn.Module):
