@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evalkit.adapters.vit import VisionTransformer, ViTConfig
 from evalkit.errors import ExtraMissing
 from evalkit.pretrain.heads import widened
 from evalkit.pretrain.method import Now
@@ -20,11 +19,6 @@ try:
     from lightly.models.modules import DINOProjectionHead
 except ImportError as error:  # pragma: no cover - the message is what matters
     raise ExtraMissing("pretraining", "pretrain") from error
-
-
-def transformer(arch: ViTConfig) -> VisionTransformer:
-    """With fresh weights, by the global generator."""
-    return VisionTransformer(arch).initialise(torch.Generator().manual_seed(int(torch.randint(2**31, ()))))
 
 
 def projection_head(dim: int, hidden: int, bottleneck: int, prototypes: int, *, norm_last: bool) -> nn.Module:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from evalkit.adapters.vit import ViTConfig
+from evalkit.adapters.vit import VisionTransformer, ViTConfig
 
 Output = tuple[dict[str, Tensor], dict[str, Tensor]]
 """(losses by name, scalars whose sum is minimised; what is watched by name).
@@ -88,6 +88,11 @@ class Method(nn.Module, ABC):
     def export(self) -> dict[str, Tensor]:
         """The encoder as it is shipped, with its projection heads and without prototypes, under the names that the
         family's adapter reads."""
+
+
+def transformer(arch: ViTConfig) -> VisionTransformer:
+    """With fresh weights, by the global generator."""
+    return VisionTransformer(arch).initialise(torch.Generator().manual_seed(int(torch.randint(2**31, ()))))
 
 
 def follow(target: nn.Module, source: nn.Module) -> nn.Module:

@@ -69,6 +69,7 @@ def test_nothing_ran(folder, outcomes):
 @pytest.mark.parametrize("name", hostile.RUNS)
 def test_the_same_payload_does_run_elsewhere(tmp_path, name):
     """Without this the test above would prove nothing."""
+    # bytes that this test made and that touch its own folder alone: only a full unpickle shows that they do run
     torch.load(io.BytesIO(hostile.saved(hostile.calls(tmp_path)[name], "zip")), weights_only=False)
     assert (tmp_path / hostile.SENTINEL).exists()
 

@@ -35,13 +35,13 @@ def compare(name: str, config: Any, arch: Any, *, batch: int = 8, size: int = 40
         method = made(name, config, arch)
         images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=rng(5))
         batches = [doubled(method.views(images, rng(7 + step))) for step in range(STEPS)]
-        torch.save((name, config, arch, batches, batch), f"{folder}/question.pt")
-        context = mp.start_processes(_process, (folder,), nprocs=2, join=False, start_method="forkserver")
+        question = (folder, name, config, arch, [half(views, rank, batch) for rank in range(2) for views in batches])
+        context = mp.start_processes(_process, question, nprocs=2, join=False, start_method="forkserver")
         whole = trained(method, batches)
         while not context.join():
             pass
         for rank in range(2):
-            found = torch.load(f"{folder}/{rank}.pt", weights_only=False)
+            found = torch.load(f"{folder}/{rank}.pt", weights_only=True)
             for what, expected in whole.items():
                 _same(f"rank {rank}, {what}", found[what], expected)
 
@@ -80,13 +80,12 @@ def trained(method: Any, batches: list[Any]) -> dict[str, dict[str, Tensor]]:
     return {"gradient": gradients, "state": {k: v.clone() for k, v in method.state_dict().items()}}
 
 
-def _process(rank: int, folder: str) -> None:
+def _process(rank: int, folder: str, name: str, config: Any, arch: Any, halves: list[Any]) -> None:
     torch.set_num_threads(1)
-    name, config, arch, batches, batch = torch.load(f"{folder}/question.pt", weights_only=False)
     store = Path(folder, "store").as_uri()
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     try:
-        found = trained(made(name, config, arch), [half(views, rank, batch) for views in batches])
+        found = trained(made(name, config, arch), halves[rank * STEPS : (rank + 1) * STEPS])
         torch.save(found, f"{folder}/{rank}.pt")
         dist.barrier()
     finally:

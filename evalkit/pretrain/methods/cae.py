@@ -20,11 +20,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from evalkit.adapters.vit import VisionTransformer, ViTConfig
+from evalkit.adapters.vit import ViTConfig
 from evalkit.errors import PretrainError
 from evalkit.pretrain.augment import View, draw
 from evalkit.pretrain.masking import exact_block_mask, partition
-from evalkit.pretrain.method import Method, Now, Output
+from evalkit.pretrain.method import Method, Now, Output, transformer
 from evalkit.pretrain.patches import at, patches_of, standardised
 from evalkit.pretrain.precision import full
 from evalkit.pretrain.regressor import Predictor
@@ -82,8 +82,7 @@ class CAE(Method):
         if not 0 < config.masked < patches:
             raise PretrainError(f"masked = {config.masked} of {patches} patches; choose within 1 and {patches - 1}")
         self.arch, self.config = arch, config
-        rng = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-        self.encoder = VisionTransformer(replace(arch, drop_path=config.drop_path)).initialise(rng)
+        self.encoder = transformer(replace(arch, drop_path=config.drop_path))
         depths = config.regressor, config.decoder
         self.predictor = Predictor(arch, depths, layer_scale=config.layer_scale, drop_path=config.drop_path)
         with torch.no_grad():  # sines and cosines, rows first

@@ -29,10 +29,9 @@ from evalkit.pretrain.distillation import (
     shipped,
     temperature,
     trained_prototypes,
-    transformer,
 )
 from evalkit.pretrain.masking import ibot_mask
-from evalkit.pretrain.method import Method, Now, Output, follow
+from evalkit.pretrain.method import Method, Now, Output, follow, transformer
 from evalkit.pretrain.multicrop import Crops, MultiCrop, crops, each
 from evalkit.pretrain.precision import exact, full
 from evalkit.pretrain.schedules import cosine

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from evalkit.adapters.vit import VisionTransformer, ViTConfig
+from evalkit.adapters.vit import ViTConfig
 from evalkit.errors import ExtraMissing, PretrainError
 from evalkit.pretrain.augment import View, draw
 from evalkit.pretrain.masking import partition, random_mask
-from evalkit.pretrain.method import Method, Now, Output
+from evalkit.pretrain.method import Method, Now, Output, transformer
 from evalkit.pretrain.patches import at, patches_of, standardised
 from evalkit.pretrain.precision import full
 
@@ -104,8 +104,7 @@ class MAE(Method):
             raise PretrainError(
                 f"mask {config.mask} leaves {self.visible} of {self.patches} patches; choose within (0, 1)"
             )
-        rng = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-        self.encoder = VisionTransformer(arch).initialise(rng)
+        self.encoder = transformer(arch)
         self.encoder.pos_embed.requires_grad_(False)  # sines and cosines
         self.decoder = Decoder(arch, config)
 

@@ -33,7 +33,7 @@ from evalkit.errors import PretrainError
 from evalkit.pretrain.augment import View, draw
 from evalkit.pretrain.distributed import average, gather
 from evalkit.pretrain.heads import mlp
-from evalkit.pretrain.method import Method, Now, Output, follow
+from evalkit.pretrain.method import Method, Now, Output, follow, transformer
 from evalkit.pretrain.overlaps import Pairs, drawn, overlaps
 from evalkit.pretrain.precision import exact, full
 from evalkit.pretrain.schedules import cosine
@@ -176,7 +176,7 @@ class MGC(Method):
 
 def _encoder(arch: ViTConfig) -> VisionTransformer:
     """With the fixed table of sines and cosines (rows before columns, zeros for the class token)."""
-    encoder = VisionTransformer(arch).initialise(torch.Generator().manual_seed(int(torch.randint(2**31, ()))))
+    encoder = transformer(arch)
     with torch.no_grad():
         table = encoder.pos_embed[:, 1:].view(1, *arch.grid, arch.dim)
         encoder.pos_embed[:, 1:] = moco_v3(table, arch.grid).flatten(1, 2)

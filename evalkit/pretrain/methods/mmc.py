@@ -30,7 +30,7 @@ from evalkit.errors import PretrainError
 from evalkit.pretrain.distributed import average, gather, rank
 from evalkit.pretrain.heads import mlp
 from evalkit.pretrain.masking import corrupt
-from evalkit.pretrain.method import Method, Now, Output, follow
+from evalkit.pretrain.method import Method, Now, Output, follow, transformer
 from evalkit.pretrain.multicrop import MultiCrop, crops, each
 from evalkit.pretrain.patches import at, patches_of
 from evalkit.pretrain.precision import exact, full
@@ -124,8 +124,7 @@ class MMC(Method):
         if not 0 <= config.places <= patches:
             raise PretrainError(f"places = {config.places} of {patches} patches; choose 0, which is all, to {patches}")
         self.arch, self.config = arch, config
-        rng = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-        self.student = VisionTransformer(replace(arch, drop_path=config.drop_path)).initialise(rng)
+        self.student = transformer(replace(arch, drop_path=config.drop_path))
         self.student_heads = Heads(arch.dim, config.hidden, config.out)
         self.pixels = mlp([arch.dim, config.hidden, config.hidden, arch.patch**2 * 3], norm=False, activation=nn.GELU)
         self.teacher, self.teacher_heads = VisionTransformer(arch), Heads(arch.dim, config.hidden, config.out)

@@ -25,9 +25,8 @@ from evalkit.adapters.positions import moco_v3
 from evalkit.adapters.vit import VisionTransformer, ViTConfig
 from evalkit.errors import ExtraMissing
 from evalkit.pretrain.augment import View, draw
-from evalkit.pretrain.distillation import transformer
 from evalkit.pretrain.distributed import BatchNorm, gather, rank
-from evalkit.pretrain.method import Method, Now, Output, follow
+from evalkit.pretrain.method import Method, Now, Output, follow, transformer
 from evalkit.pretrain.multicrop import each
 from evalkit.pretrain.precision import exact, full
 from evalkit.pretrain.schedules import cosine

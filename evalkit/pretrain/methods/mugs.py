@@ -29,14 +29,14 @@ from torch import Tensor, nn
 
 from evalkit.adapters.blocks import Attention, Block, Geometry, Mlp
 from evalkit.adapters.heads import DINOHead
-from evalkit.adapters.vit import VisionTransformer, ViTConfig
+from evalkit.adapters.vit import ViTConfig
 from evalkit.pretrain.augment import View, draw
-from evalkit.pretrain.distributed import average
 from evalkit.pretrain.heads import mlp, prototype_head, start
-from evalkit.pretrain.method import Method, Now, Output, follow
+from evalkit.pretrain.method import Method, Now, Output, follow, transformer
 from evalkit.pretrain.multicrop import MultiCrop
 from evalkit.pretrain.neighbours import Means
 from evalkit.pretrain.precision import exact, full
+from evalkit.pretrain.prototypes import Centre, entropy
 from evalkit.pretrain.queue import Queue
 from evalkit.pretrain.schedules import cosine, linear
 
@@ -122,8 +122,7 @@ class Network(nn.Module):
     def __init__(self, arch: ViTConfig, config: Config) -> None:
         super().__init__()
         c, dim = config, arch.dim
-        rng = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-        self.backbone = VisionTransformer(arch).initialise(rng)
+        self.backbone = transformer(arch)
         self.relation_blocks = nn.ModuleList(_block(arch) for _ in range(c.relation_blocks))
         widths = [dim, c.hidden, c.hidden, c.bottleneck]
         self.instance_head, self.local_group_head = (
@@ -157,7 +156,6 @@ class Mugs(Method):
     """Student and teacher, their means, the keys of both InfoNCE losses and the centre of the prototypes."""
 
     family = "mugs"
-    centre: Tensor
 
     def __init__(self, arch: ViTConfig, config: Config) -> None:
         super().__init__()
@@ -172,7 +170,7 @@ class Mugs(Method):
         )
         self.student_means, self.teacher_means = Means(c.queue, arch.dim), Means(c.queue, arch.dim)
         self.instance_keys, self.local_group_keys = Queue(c.queue, c.bottleneck), Queue(c.queue, c.bottleneck)
-        self.register_buffer("centre", torch.zeros(c.prototypes))
+        self.centre = Centre(c.prototypes, c.centre_momentum)
 
     def views(self, images: Tensor, rng: torch.Generator) -> Views:
         """Crops as the released code makes them (multicropdataset.py:317-358)."""
@@ -212,15 +210,14 @@ class Mugs(Method):
         self._remember(taught, means, found[0][1], views.weak)
         names = ("instance", "local_group", "group")
         losses = {n: halves(t) * w / sum(c.weights) for n, t, w in zip(names, terms, c.weights, strict=True)}
-        entropy = torch.special.entr(assigned).sum(2).mean()
-        return losses, {"features": cls[: len(views.weak)], "teacher_entropy": entropy}
+        return losses, {"features": cls[: len(views.weak)], "teacher_entropy": entropy(assigned)}
 
     def _assigned(self, logits: Tensor, now: Now) -> Tensor:
         """The teacher's prototypes, centred and sharpened (loss.py:162-163)."""
         c = self.config
         done = now.epoch / c.warmup_teacher_temp_epochs if c.warmup_teacher_temp_epochs else 1.0
         temperature = linear(c.warmup_teacher_temp, c.teacher_temp, done)
-        return ((full(logits) - self.centre) / temperature).softmax(2)
+        return self.centre(logits, temperature)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def _remember(self, taught: list[Tensor], means: Tensor, own: Tensor, weak: Tensor) -> None:
@@ -231,7 +228,7 @@ class Mugs(Method):
                 queue.push(crop)
         self.student_means.push(own[: len(weak)], weak)
         self.teacher_means.push(means[: len(weak)], torch.ones_like(weak))
-        self.centre.lerp_(average(full(taught[2]).mean((0, 1))), 1 - self.config.centre_momentum)
+        self.centre.move([taught[2]])
 
     def pairs(self) -> Iterable[tuple[nn.Module, nn.Module]]:
         """See `Method`."""

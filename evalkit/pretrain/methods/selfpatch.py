@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evalkit.adapters.class_attention import ClassAttention, ClassBlock, ClassToken
-from evalkit.adapters.vit import VisionTransformer, ViTConfig
+from evalkit.adapters.vit import ViTConfig
 from evalkit.errors import PretrainError
 from evalkit.pretrain.heads import prototype_head
-from evalkit.pretrain.method import Method, Now, Output, follow
+from evalkit.pretrain.method import Method, Now, Output, follow, transformer
 from evalkit.pretrain.multicrop import Crops, MultiCrop, crops
 from evalkit.pretrain.precision import exact
 from evalkit.pretrain.prototypes import Centre, cross_entropy, distilled, entropy
@@ -107,7 +107,7 @@ class Network(nn.Module):
 
     def __init__(self, arch: ViTConfig, config: Config) -> None:
         super().__init__()
-        self.backbone = VisionTransformer(arch).initialise(_generator())
+        self.backbone = transformer(arch)
         self.ca_head = _started(ClassToken(arch))
         self.c_head = prototype_head(arch.dim, config.hidden, config.bottleneck, config.prototypes)
         self.p_head = prototype_head(arch.dim, config.hidden, config.bottleneck, config.patch_prototypes)
@@ -203,13 +203,9 @@ def _started(head: ClassToken) -> ClassToken:
 
 def _each_crop_alike(means: Sequence[Tensor], views: Crops) -> Tensor:
     """The mean over crops of the mean over large and that over small ones, however many patches they have."""
-    counts = [len(views.large), len(views.small)]
-    total = torch.stack([mean * count for mean, count in zip(means, counts, strict=False)]).sum()
+    counts = [len(group) for group in (views.large, views.small) if group]
+    total = torch.stack([mean * count for mean, count in zip(means, counts, strict=True)]).sum()
     return total / sum(counts)
-
-
-def _generator() -> torch.Generator:
-    return torch.Generator().manual_seed(int(torch.randint(2**31, ())))
 
 
 def _check(arch: ViTConfig, config: Config) -> None:

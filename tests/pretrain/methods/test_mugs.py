@@ -148,7 +148,7 @@ def restated(method: Mugs, views, now: Now) -> dict[str, Tensor]:
             for j, (t_instance, t_local, t_logits) in enumerate(taught):
                 if i == j:
                     continue
-                q = ((t_logits - method.centre) / temperature).softmax(0)
+                q = ((t_logits - method.centre.value) / temperature).softmax(0)
                 size = int(i >= 2)
                 keys = method.instance_keys.rows, method.local_group_keys.rows
                 sums["instance"][size].append(one_contrast(instance / instance.norm(), t_instance, keys[0], 0.2))
@@ -160,7 +160,7 @@ def restated(method: Mugs, views, now: Now) -> dict[str, Tensor]:
 def test_a_step_is_its_restatement_with_gradients():
     method = made().double()
     views = doubled(method.views(pixels(3), rng()))
-    method.centre.normal_(generator=rng(1))
+    method.centre.value.normal_(generator=rng(1))
     slow = restated(method, views, NOW)
     learn = [p for p in method.parameters() if p.requires_grad]
     expected = torch.autograd.grad(sum(slow.values()), learn)
@@ -211,7 +211,7 @@ def test_what_a_step_remembers():
     assert torch.allclose(method.teacher_means.rows[:6], means[:6], atol=1e-6)
     assert torch.allclose(method.student_means.rows[:3], own[views.weak], atol=1e-6)
     assert torch.equal(method.student_means.rows[3:], before.student_means.rows[3:])
-    assert torch.allclose(method.centre, 0.1 * logits.mean(0), atol=1e-6)
+    assert torch.allclose(method.centre.value, 0.1 * logits.mean(0), atol=1e-6)
 
 
 def test_half_of_the_student_crops_are_strong(monkeypatch):
