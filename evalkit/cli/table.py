@@ -22,6 +22,7 @@ class Format(enum.StrEnum):
     md = "md"
     csv = "csv"
     latex = "latex"
+    html = "html"
 
 
 def table(
@@ -29,30 +30,45 @@ def table(
     format_: Annotated[Format | None, typer.Option("--format", "-f", help="Print this instead of drawing.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("runs"),
     limit: Annotated[int | None, typer.Option(help="The table of what was measured with this --limit.")] = None,
-    write: Annotated[bool, typer.Option(help="Also write tables/SUITE.md and .csv into the records' folder.")] = False,
+    against: Annotated[
+        str, typer.Option(help="Encoder that all others are tested against, instead of the best of each column.")
+    ] = "",
+    write: Annotated[
+        bool, typer.Option(help="Also write tables/SUITE.md, .csv and .html into the records' folder.")
+    ] = False,
 ) -> None:
     """Print the comparison table of a suite: rows encoders, columns recipes, each cell value and half its 95 % interval.
 
-    A paper's table (mugs-table1 ...) has the paper's rows and columns, and in each cell the printed value beside ours.
+    * marks what a paired bootstrap tells apart from the best of its column. A paper's table (mugs-table1 ...) has the
+    paper's rows and columns, and in each cell the printed value beside ours.
     """
-    from evalkit.reporting import paper, paper_formats
+    from evalkit.errors import UsageError
+    from evalkit.reporting import paper, paper_formats, table_formats
     from evalkit.reporting import table as tables
 
     found: Any
     formats: Any
     draw: Any
     if catalog.is_paper_table(suite):
+        if against:
+            raise UsageError(
+                "--against: a paper's table compares with the printed values; leave it out, or name a suite"
+            )
         found, formats, draw = paper.build(catalog.paper_table(suite), out, limit=limit), paper_formats.FORMATS, _papers
     else:
-        found, formats, draw = tables.build(catalog.suite(suite), out, limit=limit), tables.FORMATS, _draw
+        found, formats, draw = (
+            tables.build(catalog.suite(suite), out, limit=limit, against=against),
+            table_formats.FORMATS,
+            _draw,
+        )
     if format_ is None:
         draw(found)
     else:
         typer.echo(formats[format_.value](found), nl=False)
     if write:
         name = Path(suite).stem + ("" if limit is None else f".limit-{limit}")
-        tables.write({suffix: formats[suffix](found) for suffix in ("md", "csv")}, out / "tables", name)
-        typer.echo(f"records: {out}/   table: {out}/tables/{name}.md and .csv", err=True)
+        tables.write({suffix: formats[suffix](found) for suffix in ("md", "csv", "html")}, out / "tables", name)
+        typer.echo(f"records: {out}/   table: {out}/tables/{name}.md, .csv and .html", err=True)
 
 
 WIDE = 8

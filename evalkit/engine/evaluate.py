@@ -24,9 +24,10 @@ from evalkit.errors import EvalkitError, FeatureError, OutOfMemory, ProtocolErro
 from evalkit.features.extract import ExtractOptions, resolve_precision
 from evalkit.features.store import FeatureStore
 from evalkit.features.view import resolve, training
+from evalkit.metrics import bootstrap
 from evalkit.progress import RichProgress
 from evalkit.records import Record
-from evalkit.types import Dataset, Encoder, EncoderSpec, Manifest, Precision, Progress, Recipe, Role
+from evalkit.types import Dataset, Encoder, EncoderSpec, Manifest, Precision, Progress, Recipe, Role, Score
 from evalkit.version import __version__
 
 
@@ -206,6 +207,7 @@ class _Measurement:
             self.check_needs()
             scores = list(runners.module(self.recipe.runner).run(job))
             self._check_headline([s.name for s in scores], job.facts)
+            scores += self._by_class(next(s for s in scores if s.name == self.recipe.headline))
             status, reason = "done", ""
         except Unsupported as error:
             scores, status, reason = [], "n/a", str(error)
@@ -259,6 +261,10 @@ class _Measurement:
                 f"{self.recipe.id} has no score {self.recipe.headline!r} on these data; there are {', '.join(names)} ({facts})"
             )
 
+    def _by_class(self, headline: Score) -> list[Score]:
+        classes = self.data["test"].classes if headline.labels is not None else ()
+        return list(bootstrap.by_class(headline, classes, seed=self.session.options.seed))
+
     def check_needs(self) -> None:
         """Raise Unsupported where the encoder lacks what the recipe needs."""
         lacking = [n for n in self.recipe.needs if n not in self.encoder.spec.offers]
@@ -282,7 +288,11 @@ class _Measurement:
 
 
 def _plain(score: Any) -> dict[str, Any]:
-    return {f.name: getattr(score, f.name) for f in dataclasses.fields(score) if f.name not in ("outcomes", "groups")}
+    return {
+        f.name: getattr(score, f.name)
+        for f in dataclasses.fields(score)
+        if f.name not in ("outcomes", "groups", "labels")
+    }
 
 
 def describe_spec(spec: EncoderSpec) -> dict[str, Any]:

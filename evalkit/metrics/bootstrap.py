@@ -13,6 +13,7 @@ How:    groups with equal sum and equal size are exchangeable, so how often each
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,10 @@ CHUNK = 1 << 21
 
 KINDS_SHARE = 16
 """A multinomial count costs about this many index draws; above that ratio of kinds to groups, indices are drawn."""
+
+
+CLASSES = 1000
+"""As many classes are told one by one (`by_class`)."""
 
 
 @dataclass(frozen=True)
@@ -137,14 +142,15 @@ def score(
     outcomes: Any,
     groups: Any | None = None,
     *,
+    labels: Any | None = None,
     unit: str = "fraction",
     note: str = "",
     seed: int = 0,
 ) -> Score:
     """A `Score` whose value is the mean outcome, with its 95 % interval and the outcomes that it comes from.
 
-    outcomes, groups: as in `interval`, arrays or CPU tensors; stored as float32 and int64. An empty list gives NaN with
-    n = 0. Raises as `interval`.
+    outcomes, groups: as in `interval`, arrays or CPU tensors; stored as float32 and int64. labels: (n,) class of each
+    unit. An empty list gives NaN with n = 0. Raises as `interval`.
     """
     values = _units(outcomes)
     bounds = interval(values, groups, seed=seed)
@@ -158,7 +164,23 @@ def score(
         note=note,
         outcomes=values.astype(np.float32),
         groups=None if groups is None else np.asarray(groups, dtype=np.int64),
+        labels=None if labels is None else np.asarray(labels, dtype=np.int64),
     )
+
+
+def by_class(whole: Score, classes: Sequence[str], *, seed: int = 0) -> Iterator[Score]:
+    """A `Score` "NAME/CLASS" for each class that has units, in the order of the ids; classes: their names.
+
+    whole: with outcomes and labels. Nothing where it has none, and where there are more than `CLASSES`: nobody reads so
+    many, and a record would be mostly them.
+    """
+    if whole.outcomes is None or whole.labels is None:
+        return
+    seen = np.unique(whole.labels)
+    for label in seen if len(seen) <= CLASSES else ():
+        own = whole.labels == label
+        groups = None if whole.groups is None else whole.groups[own]
+        yield score(f"{whole.name}/{classes[label]}", whole.outcomes[own], groups, unit=whole.unit, seed=seed)
 
 
 def ratios(

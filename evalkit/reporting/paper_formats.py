@@ -1,4 +1,4 @@
-"""A paper's table as Markdown, comma-separated values or LaTeX: `printed / measured ± half (difference)` in each cell."""
+"""A paper's table as Markdown, comma-separated values, LaTeX or HTML: `printed / measured ± half (difference)` in each cell."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from itertools import groupby
 
+from evalkit.reporting import html
 from evalkit.reporting.paper import NO_ENCODER, NO_RECIPE, NO_RECORD, PaperCell, PaperLine, PaperSheet
 from evalkit.reporting.printed import Printed, doubtful
 
@@ -126,4 +127,14 @@ def latex(sheet: PaperSheet) -> str:
     ])  # fmt: skip
 
 
-FORMATS = {"md": markdown, "csv": comma_separated, "latex": latex}
+def page(sheet: PaperSheet) -> str:
+    """A page of its own, without anything from elsewhere; a section is a row of its own, footnotes and notes are a list."""
+    rows: list[list[str]] = []
+    for section, lines in sections(sheet):
+        rows += [[section]] if section else []
+        rows += [[*line.labels, *map(text, line.cells)] for line in lines]
+    table = html.table(heads(sheet), rows, label=sheet.title, numbers=len(sheet.stubs))
+    return html.document(sheet.title, table, footing(sheet))
+
+
+FORMATS = {"md": markdown, "csv": comma_separated, "latex": latex, "html": page}

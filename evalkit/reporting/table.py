@@ -2,13 +2,11 @@
 
 A column holds records of one recipe id and version, resolved parameters and dataset digests. Where the folder holds
 several such sets, the one measured on all the data wins, then the one with more encoders, then the newest; what was left
-out is told under the table.
+out is told under the table. `*` is a paired bootstrap against the best of the column, or against an encoder that is named.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +15,7 @@ from pathlib import Path
 from evalkit import catalog, records
 from evalkit.errors import RecordError
 from evalkit.records import Record
-from evalkit.reporting import comparable
+from evalkit.reporting import comparable, standing
 from evalkit.types import Column, Suite
 
 
@@ -25,7 +23,9 @@ from evalkit.types import Column, Suite
 class Cell:
     """One value in the column's unit (percent for fractions), with half of its 95 % interval; text where there is none.
 
-    digits: decimals to print, 1 for percent and 3 for other units.
+    difference, p: to the reference of the column and of no such difference, NaN where that was not tested. apart: the
+    difference is significant. told: the difference is printed. untested:
+    why there is none. digits: decimals, 1 for percent and 3 for other units.
     """
 
     value: float = math.nan
@@ -35,33 +35,45 @@ class Cell:
     text: str = "-"
     note: str = ""
     digits: int = 1
+    difference: float = math.nan
+    p: float = math.nan
+    apart: bool = False
+    told: bool = False
+    untested: str = ""
 
     @property
     def measured(self) -> bool:
         return not math.isnan(self.value)
 
     def plain(self) -> str:
-        """`51.2 ± 4.1`; the text where nothing was measured."""
+        """`51.2 ± 4.1*`, `51.2 ± 4.1 (+3.2*)` with its difference; the text where nothing was measured."""
         if not self.measured:
             return self.text
-        value, half = (f"{x:.{self.digits}f}" for x in (self.value, self.half))
-        return value if math.isnan(self.half) else f"{value} ± {half}"
+        value, half, difference = (f"{x + 0.0:.{self.digits}f}" for x in (self.value, self.half, abs(self.difference)))
+        shown = value if math.isnan(self.half) else f"{value} ± {half}"
+        star = "*" if self.apart else ""
+        if not self.told or math.isnan(self.difference):
+            return shown + star
+        return f"{shown} ({'-' if self.difference < 0 else '+'}{difference}{star})"
 
 
 @dataclass(frozen=True)
 class Table:
-    """columns: (title, unit) of each. rows: encoder id to its cells. notes: what a reader must know."""
+    """columns: (title, unit) of each. rows: encoder id to its cells. reference: what differences are to, "best" or an
+    encoder. notes: what a reader must know."""
 
     title: str
     columns: tuple[tuple[str, str], ...]
     rows: Mapping[str, tuple[Cell, ...]]
     notes: tuple[str, ...] = field(default=())
+    reference: str = "best"
 
 
-def build(suite: Suite, out: Path, *, limit: int | None = None) -> Table:
-    """The table of a suite from the records under `out`. limit: only records measured with this --limit.
+def build(suite: Suite, out: Path, *, limit: int | None = None, against: str = "") -> Table:
+    """The table of a suite from the records under `out`. limit: only records measured with this --limit. against: the
+    encoder that all are tested against; "" for the best of each column.
 
-    Raises RecordError where there is no record of any of its recipes.
+    Raises RecordError where there is no record of any of its recipes, or none of `against`.
     """
     chosen: list[dict[str, Record]] = []
     notes: list[str] = []
@@ -76,11 +88,22 @@ def build(suite: Suite, out: Path, *, limit: int | None = None) -> Table:
         raise RecordError(
             f"{out}: no record of suite {suite.id}; measure first: evalkit eval ENCODER --suite {suite.id}"
         )
-    cells = [_column(column, found, encoders) for column, found in zip(suite.columns, chosen, strict=True)]
+    if against and against not in encoders:
+        raise RecordError(f"{out}: no record of {against} here to test against; there are: {', '.join(encoders)}")
+    cells = [
+        _column(column, found, encoders, out, against) for column, found in zip(suite.columns, chosen, strict=True)
+    ]
     rows = {e: tuple(column[i] for column in cells) for i, e in enumerate(encoders)}
     heads = tuple(_head(column, found) for column, found in zip(suite.columns, chosen, strict=True))
     notes += [f"{e}: {c.note}" for e, row in rows.items() for c in row if c.note]
-    return Table(suite.title, heads, rows, tuple(dict.fromkeys([*notes, *_footing(suite, cells)])))
+    notes += [
+        f"{e}: not tested against {against or 'the best'}: {c.untested}"
+        for e, row in rows.items()
+        for c in row
+        if c.untested
+    ]
+    notes += _footing(suite, cells, against)
+    return Table(suite.title, heads, rows, tuple(dict.fromkeys(notes)), against or "best")
 
 
 def _order(suite: Suite, encoders: set[str]) -> list[str]:
@@ -95,12 +118,25 @@ def _head(column: Column, found: Mapping[str, Record]) -> tuple[str, str]:
     return column.title or column.recipe, unit
 
 
-def _column(column: Column, found: Mapping[str, Record], encoders: Sequence[str]) -> list[Cell]:
-    cells = [_cell(column, found.get(e)) for e in encoders]
+def _column(
+    column: Column, found: Mapping[str, Record], encoders: Sequence[str], out: Path, against: str
+) -> list[Cell]:
     best = catalog.recipe(column.recipe).best
+    judged = (
+        standing.against(against, found, out, score=column.score)
+        if against
+        else standing.of(found, out, score=column.score, best=best)
+    )
+    cells = [_judged(_cell(column, found.get(e)), judged.get(e, standing.Standing()), bool(against)) for e in encoders]
     values = [c.value for c in cells if c.measured]
     top = (max if best == "max" else min)(values) if values else math.nan
     return [replace(c, best=c.value == top) for c in cells]
+
+
+def _judged(cell: Cell, found: standing.Standing, told: bool) -> Cell:
+    scale = 100.0 if cell.digits == 1 else 1.0
+    judged = replace(cell, difference=found.difference * scale, p=found.p, untested=found.why)
+    return replace(judged, apart=found.word == "apart", told=told)
 
 
 def _cell(column: Column, record: Record | None) -> Cell:
@@ -116,60 +152,22 @@ def _cell(column: Column, record: Record | None) -> Cell:
     return Cell(score["value"] * scale, half * scale, int(score["n"]), digits=digits)
 
 
-def _footing(suite: Suite, cells: Sequence[Sequence[Cell]]) -> list[str]:
+def _footing(suite: Suite, cells: Sequence[Sequence[Cell]], against: str) -> list[str]:
     held = {
         c.title or c.recipe: sorted({x.n for x in col if x.measured})
         for c, col in zip(suite.columns, cells, strict=True)
     }
     counts = [f"{title} {', '.join(map(str, n))}" for title, n in held.items() if n]
     lines = ["± is half of the 95 % bootstrap interval over test images; the best of a column is bold"]
+    lines += [_STARS.format(against or "the best of its column")] if any(c.apart for col in cells for c in col) else []
     lines.append("n of the test set: " + "; ".join(counts))
     return lines + ([suite.notes] if suite.notes else [])
 
 
-def markdown(table: Table) -> str:
-    """GitHub's table, the best of each column bold, notes below."""
-    heads = ["encoder", *(f"{t} ({u})" if u else t for t, u in table.columns)]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for encoder, row in table.rows.items():
-        lines.append("| " + " | ".join([encoder, *(f"**{c.plain()}**" if c.best else c.plain() for c in row)]) + " |")
-    return "\n".join([f"### {table.title}", "", *lines, "", *(f"- {n}" for n in table.notes), ""])
-
-
-def comma_separated(table: Table) -> str:
-    """One row per encoder; value, half interval and n of each column in columns of their own."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["encoder", *(f"{t} {what}".strip() for t, u in table.columns for what in (u, "±", "n"))])
-    for encoder, row in table.rows.items():
-        writer.writerow(
-            [encoder, *(x for c in row for x in ((c.value, c.half, c.n) if c.measured else (c.text, "", "")))]
-        )
-    return text.getvalue()
-
-
-_LATEX = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "@": "@", "±": r"$\pm$"})
-
-
-def latex(table: Table) -> str:
-    """A booktabs tabular; notes as comments above."""
-    heads = ["encoder", *(f"{t} ({u})" if u else t for t, u in table.columns)]
-    rows = [
-        [encoder, *(rf"\textbf{{{c.plain()}}}" if c.best else c.plain() for c in row)]
-        for encoder, row in table.rows.items()
-    ]
-    body = [" & ".join(x.translate(_LATEX) for x in row) + r" \\" for row in rows]
-    head = " & ".join(h.translate(_LATEX) for h in heads) + r" \\"
-    comments = [f"% {n}" for n in (table.title, *table.notes)]
-    frame = [
-        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
-        r"\toprule",
-        head,
-        r"\midrule",
-        *body,
-        r"\bottomrule",
-    ]
-    return "\n".join([*comments, *frame, r"\end{tabular}", ""])
+_STARS = (
+    "* differs from {}: the 95 % interval of the difference, from a paired bootstrap (both on the same resampled test images), "
+    "does not hold 0; one test per cell, not corrected for how many there are"
+)
 
 
 def write(texts: Mapping[str, str], folder: Path, name: str) -> None:
@@ -180,6 +178,3 @@ def write(texts: Mapping[str, str], folder: Path, name: str) -> None:
             (folder / f"{name}.{suffix}").write_text(text, "utf-8")
     except OSError as error:
         raise RecordError(f"{folder}: the table cannot be written ({error})") from None
-
-
-FORMATS = {"md": markdown, "csv": comma_separated, "latex": latex}

@@ -141,7 +141,7 @@ def _scores(job: Job, right: Mapping[int, Tensor], test: Features, name: str) ->
     groups = test.groups.numpy()
     per_seed = torch.stack(list(right.values())).float()
     note = "" if name == "top1" else "batch norm by running statistics"
-    yield bootstrap.score(name, per_seed.mean(dim=0).numpy(), groups, note=note, seed=job.seed)
+    yield bootstrap.score(name, per_seed.mean(dim=0).numpy(), groups, labels=test.labels, note=note, seed=job.seed)
     if name != "top1":
         return
     job.fact("seed_std", float(per_seed.double().mean(dim=1).std()) if len(right) > 1 else None)

@@ -153,7 +153,8 @@ def run(job: Job) -> Iterator[Score]:
         for k, row in zip(ks, ranking, strict=True):
             for n in (1, 5) if k >= 5 and classes > 5 else (1,):
                 outcomes = classification.correct(row, test.labels, n).numpy()
-                yield bootstrap.score(f"{prefix}top{n}@k={k}", outcomes, test.groups.numpy(), seed=job.seed)
+                name = f"{prefix}top{n}@k={k}"
+                yield bootstrap.score(name, outcomes, test.groups.numpy(), labels=test.labels, seed=job.seed)
     if config.search != "exact":
         job.fact("search", searched)
 

@@ -170,7 +170,7 @@ def _scores(job: Job, chosen: Mapping[int, Tensor], best: Mapping[int, Tensor], 
     per_seed = torch.stack(list(chosen.values())).float()
     accuracies = per_seed.double().mean(dim=1)
     job.fact("seed_std", float(accuracies.std()) if len(chosen) > 1 else None)
-    yield bootstrap.score("top1", per_seed.mean(dim=0).numpy(), groups, seed=job.seed)
+    yield bootstrap.score("top1", per_seed.mean(dim=0).numpy(), groups, labels=test.labels, seed=job.seed)
     for seed, row in zip(chosen, per_seed, strict=True):
         yield bootstrap.score(f"top1@seed={seed}", row.numpy(), groups, note="seed", seed=job.seed)
     if best:

@@ -164,7 +164,7 @@ def run(job: Job) -> Iterator[Score]:
     job.fact("fits_not_converged", unfinished)
     job.keep("head", {"weight": final[chosen].weight.cpu(), "classes": final[chosen].classes.cpu()})
     groups = test.groups.numpy()
-    yield bootstrap.score("top1", right[chosen].numpy(), groups, seed=job.seed)
+    yield bootstrap.score("top1", right[chosen].numpy(), groups, labels=test.labels, seed=job.seed)
     best = max(right.values(), key=lambda row: int(row.sum()))
     yield bootstrap.score("best-on-test", best.numpy(), groups, note="best-on-test", seed=job.seed)
 

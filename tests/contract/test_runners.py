@@ -82,8 +82,23 @@ def test_every_score_has_n_an_interval_and_a_name_of_its_own(runner: str) -> Non
     names = [s["name"] for s in record.scores]
     assert len(names) == len(set(names)) >= 1
     for score in record.scores:
-        assert score["n"] == 30
+        assert score["n"] == (10 if _class_of(score, record) else 30)
         assert score["low"] <= score["value"] <= score["high"]
+
+
+def _class_of(score: Mapping[str, Any], record: Record) -> str:
+    """The class that a score is about; "" for one of the whole."""
+    member = score["name"].rpartition("/")[2] if "/" in score["name"] else ""
+    return member if member in record.data["test"]["classes"] else ""
+
+
+def test_classes_one_by_one_come_to_the_whole(runner: str) -> None:
+    record = measured(runner, FAKE, {"classes": 3, "per_class": 10, "noise": 0.5})
+    of_classes = [s for s in record.scores if s["name"].startswith(f"{record.recipe['headline']}/")]
+    if not of_classes:
+        pytest.skip("this runner tells no classes")
+    assert len(of_classes) == 3
+    assert sum(s["value"] * s["n"] for s in of_classes) / 30 == pytest.approx(record.score()["value"])
 
 
 def test_images_that_hold_several_samples_widen_the_interval(runner: str) -> None:

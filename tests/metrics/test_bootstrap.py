@@ -160,3 +160,22 @@ def test_bounds_lie_within_the_outcomes(units, level):
         assert math.isnan(found.low)
     else:
         assert min(outcomes) - 1e-9 <= found.low <= found.high <= max(outcomes) + 1e-9
+
+
+def test_by_class_takes_each_class_apart_with_its_groups():
+    right, labels, groups = np.array([1, 0, 1, 1, 0.0]), np.array([2, 2, 0, 0, 2]), np.array([7, 7, 8, 9, 9])
+    whole = bootstrap.score("top1", right, groups, labels=labels)
+    first, second = bootstrap.by_class(whole, ("a", "b", "c"), seed=3)
+    assert (first.name, first.value, first.n, first.groups.tolist()) == ("top1/a", 1.0, 2, [8, 9])
+    assert (second.name, second.n, second.groups.tolist()) == ("top1/c", 3, [7, 7, 9])
+    assert second.value == pytest.approx(1 / 3)
+    alone = bootstrap.interval(right[[0, 1, 4]], groups[[0, 1, 4]], seed=3)
+    assert (second.low, second.high) == (alone.low, alone.high)
+
+
+def test_without_labels_or_with_very_many_classes_there_is_nothing_by_class():
+    many = np.arange(bootstrap.CLASSES + 1)
+    names = [str(i) for i in many]
+    assert not list(bootstrap.by_class(bootstrap.score("s", many % 2), names))
+    assert not list(bootstrap.by_class(bootstrap.score("s", many % 2, labels=many), names))
+    assert len(list(bootstrap.by_class(bootstrap.score("s", many[1:] % 2, labels=many[1:]), names))) == bootstrap.CLASSES

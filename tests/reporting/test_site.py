@@ -14,7 +14,8 @@ import pytest
 from evalkit import records
 from evalkit.cli import main as cli
 from evalkit.errors import RecordError, UsageError
-from evalkit.reporting.site import board, breakdown, build, collected, grains, html, parts, plots, profile, training
+from evalkit.reporting import html
+from evalkit.reporting.site import board, breakdown, build, collected, grains, parts, plots, profile, training
 from evalkit.types import Score
 from tests.making import a_record
 
@@ -76,24 +77,24 @@ def standings(out: Path) -> dict[str, str]:
     return {who.split(" ")[0]: cell.standing for who, cell in the_column(out).cells.items()}
 
 
-def test_best_tied_and_behind_by_the_paired_bootstrap(tmp_path: Path) -> None:
+def test_best_tied_and_apart_by_the_paired_bootstrap(tmp_path: Path) -> None:
     put(tmp_path, "top", [1] * 90 + [0] * 10)
     put(tmp_path, "near", [1] * 88 + [0] * 11 + [1])
     put(tmp_path, "far", [1] * 40 + [0] * 60)
-    assert standings(tmp_path) == {"top": "best", "near": "tied", "far": "behind"}
+    assert standings(tmp_path) == {"top": "best", "near": "tied", "far": "apart"}
 
 
 def test_paired_beats_overlapping_intervals(tmp_path: Path) -> None:
     """2 points apart with intervals of 20, yet wrong on a superset of images: significant, because the test is paired."""
     put(tmp_path, "top", [1] * 600 + [0] * 400)
     put(tmp_path, "less", [1] * 580 + [0] * 420)
-    assert standings(tmp_path) == {"top": "best", "less": "behind"}
+    assert standings(tmp_path) == {"top": "best", "less": "apart"}
 
 
 def test_the_lowest_is_best_where_the_recipe_says_so(tmp_path: Path) -> None:
     put(tmp_path, "high", [1] * 90 + [0] * 10, name="r", recipe={"best": "min"})
     put(tmp_path, "low", [1] * 10 + [0] * 90, name="r", recipe={"best": "min"})
-    assert standings(tmp_path) == {"low": "best", "high": "behind"}
+    assert standings(tmp_path) == {"low": "best", "high": "apart"}
 
 
 def test_without_outcomes_a_value_stands_untested_and_says_why(tmp_path: Path) -> None:

@@ -6,15 +6,70 @@ import csv
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from evalkit import records
 from evalkit.errors import RecordError
-from evalkit.reporting import table
-from evalkit.types import Column, Suite
+from evalkit.reporting import table, table_formats
+from evalkit.types import Column, Score, Suite
 from tests.making import a_record
 
 SUITE = Suite("s", "a title", (Column("mini-knn-ccp-items", title="k-NN"),), ("two", "one"))
+
+
+def judged(out: Path, encoder: str, right: list[int], **fields: object) -> None:
+    """A record whose outcomes per test image are these."""
+    value = float(np.mean(right))
+    score = Score("top1@k=10", value, len(right), value - 0.1, value + 0.1, outcomes=np.array(right, np.float32))
+    records.save(a_record(encoder, value=value, **fields), [score], {}, out)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    judged(tmp_path, "top", [1] * 90 + [0] * 10)
+    judged(tmp_path, "near", [1] * 88 + [0] * 11 + [1])
+    judged(tmp_path, "far", [1] * 40 + [0] * 60)
+    return tmp_path
+
+
+def test_a_star_is_significantly_apart_from_the_best(three: Path) -> None:
+    found = table.build(SUITE, three)
+    assert {e: row[0].apart for e, row in found.rows.items()} == {"top": False, "near": False, "far": True}
+    text = table_formats.markdown(found)
+    assert "| far | 40.0 ± 10.0\\* |" in text and "| near | 89.0 ± 10.0 |" in text
+    assert "- \\* differs from the best of its column" in text
+
+
+def test_against_an_encoder_every_other_has_its_difference(three: Path) -> None:
+    found = table.build(SUITE, three, against="near")
+    assert found.rows["top"][0].plain() == "90.0 ± 10.0 (+1.0)"
+    assert found.rows["far"][0].plain() == "40.0 ± 10.0 (-49.0*)"
+    assert found.rows["near"][0].plain() == "89.0 ± 10.0"
+    assert any("differs from near" in note for note in found.notes)
+    row = next(r for r in csv.DictReader(io.StringIO(table_formats.comma_separated(found))) if r["encoder"] == "far")
+    assert float(row["k-NN minus near"]) == pytest.approx(-49) and 0 < float(row["k-NN p"]) < 0.01
+
+
+def test_against_who_was_not_measured_names_those_who_were(three: Path) -> None:
+    with pytest.raises(RecordError, match="no record of nobody here to test against; there are: far, near, top"):
+        table.build(SUITE, three, against="nobody")
+
+
+def test_what_cannot_be_tested_has_no_star_and_says_why(three: Path) -> None:
+    judged(three, "fewer", [1, 0, 0, 0])
+    found = table.build(SUITE, three)
+    assert not found.rows["fewer"][0].apart
+    assert any("fewer: not tested against the best" in note and "same units" in note for note in found.notes)
+
+
+def test_html_is_a_page_with_all_of_it_and_escapes(three: Path) -> None:
+    judged(three, "<b>", [1] * 50 + [0] * 50)
+    text = table_formats.page(table.build(SUITE, three))
+    assert text.startswith("<!doctype html>") and text.rstrip().endswith("</html>")
+    assert "<strong" in text and "90.0 ± 10.0" in text and "differs from the best" in text
+    assert "&lt;b&gt;" in text and "<b>" not in text
+    assert "http" not in text
 
 
 def put(out: Path, *args: object, **fields: object) -> None:
@@ -24,7 +79,7 @@ def put(out: Path, *args: object, **fields: object) -> None:
 def test_value_half_interval_unit_and_the_best_in_bold(tmp_path: Path) -> None:
     put(tmp_path, "one", value=0.5)
     put(tmp_path, "two", value=0.625)
-    text = table.markdown(table.build(SUITE, tmp_path))
+    text = table_formats.markdown(table.build(SUITE, tmp_path))
     assert "| encoder | k-NN (%) |" in text
     assert text.index("| two | **62.5 ± 10.0** |") < text.index("| one | 50.0 ± 10.0 |")
 
@@ -66,14 +121,14 @@ def test_no_records_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
 
 def test_csv_has_value_half_and_n(tmp_path: Path) -> None:
     put(tmp_path, "one", value=0.5)
-    rows = list(csv.reader(io.StringIO(table.comma_separated(table.build(SUITE, tmp_path)))))
-    assert rows[0] == ["encoder", "k-NN %", "k-NN ±", "k-NN n"]
-    assert [float(x) for x in rows[1][1:]] == pytest.approx([50, 10, 10])
+    rows = list(csv.reader(io.StringIO(table_formats.comma_separated(table.build(SUITE, tmp_path)))))
+    assert rows[0] == ["encoder", "k-NN %", "k-NN ±", "k-NN n", "k-NN minus best", "k-NN p"]
+    assert [float(x) for x in rows[1][1:4]] == pytest.approx([50, 10, 10]) and rows[1][4:] == ["", ""]
 
 
 def test_latex_escapes_and_closes(tmp_path: Path) -> None:
     put(tmp_path, "my_net", value=0.5)
-    text = table.latex(table.build(SUITE, tmp_path))
+    text = table_formats.latex(table.build(SUITE, tmp_path))
     assert r"my\_net & \textbf{50.0 $\pm$ 10.0} \\" in text
     assert text.rstrip().endswith(r"\end{tabular}")
 
@@ -97,7 +152,7 @@ def test_records_that_differ_only_in_seed_are_counted_in_a_note(tmp_path: Path) 
 def test_a_unit_that_is_no_percentage_has_three_decimals(tmp_path: Path) -> None:
     score = {"name": "top1@k=10", "value": 0.1234, "n": 5, "low": 0.1, "high": 0.11, "unit": "variance", "note": ""}
     put(tmp_path, "one", scores=(score,))
-    text = table.markdown(table.build(SUITE, tmp_path))
+    text = table_formats.markdown(table.build(SUITE, tmp_path))
     assert "| encoder | k-NN (variance) |" in text and "**0.123 ± 0.005**" in text
 
 

@@ -1,7 +1,7 @@
 """The leaderboard: per recipe one column of comparable records, the best marked, and who cannot be told apart from it.
 
-A column is what `reporting.comparable` selects: one recipe version, the same options and data. "Tied" is a paired bootstrap
-(`reporting.compare`) of an encoder against the best on the same test images whose 95 % interval of the difference holds 0.
+A column is what `reporting.comparable` selects: one recipe version, the same options and data. `reporting.standing` says who
+is tied with the best.
 """
 
 from __future__ import annotations
@@ -10,18 +10,12 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from safetensors import SafetensorError
-
-from evalkit.errors import EvalkitError
 from evalkit.records import Record
-from evalkit.reporting import comparable, compare
+from evalkit.reporting import comparable, standing
 from evalkit.reporting.site import collected, grains
 from evalkit.reporting.site.collected import Collected
-
-Standing = Literal["best", "tied", "behind", "untested", ""]
-"""Against the best of its column; "" where there is no value, or no other."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ class Cell:
 
     record: Record
     value: Value | None
-    standing: Standing = ""
+    standing: standing.Word = ""
     p: float = math.nan
     why: str = ""
 
@@ -174,35 +168,11 @@ def _digests(record: Record) -> dict[str, object]:
 def _judged(
     chosen: Mapping[str, Record], scores: Mapping[str, Mapping[str, Any] | None], out: Path, higher: bool
 ) -> dict[str, Cell]:
-    values = {who: printed(score) for who, score in scores.items() if score and not math.isnan(score["value"])}
-    if not values:
-        return {who: _without(record) for who, record in chosen.items()}
-    top = (max if higher else min)(v.value for v in values.values())
-    first = next(who for who, v in values.items() if v.value == top)
-    cells = {}
-    for who, record in chosen.items():
-        if who not in values:
-            cells[who] = _without(record)
-        elif len(values) == 1:
-            cells[who] = Cell(record, values[who])
-        elif values[who].value == top:
-            cells[who] = Cell(record, values[who], "best")
-        else:
-            cells[who] = _against(chosen[first], record, values[who], out)
-    return cells
+    found = standing.of(chosen, out, best="max" if higher else "min")
+    return {who: _cell(record, scores[who], found[who]) for who, record in chosen.items()}
 
 
-def _without(record: Record) -> Cell:
-    why = record.reason or f"the record has no value of {record.recipe['headline']}"
-    return Cell(record, None, why=why)
-
-
-def _against(best: Record, record: Record, value: Value, out: Path) -> Cell:
-    try:
-        paired = compare.difference(best, record, out).difference
-    except (EvalkitError, SafetensorError, ValueError) as error:
-        return Cell(record, value, "untested", why=str(error))
-    if math.isnan(paired.low):
-        return Cell(record, value, "untested", why="too few test images to resample")
-    standing: Standing = "tied" if paired.low <= 0 <= paired.high else "behind"
-    return Cell(record, value, standing, paired.p)
+def _cell(record: Record, score: Mapping[str, Any] | None, found: standing.Standing) -> Cell:
+    if not score or math.isnan(score["value"]):
+        return Cell(record, None, why=record.reason or f"the record has no value of {record.recipe['headline']}")
+    return Cell(record, printed(score), found.word, found.p, found.why)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import catalog
+from evalkit.reporting.html import Safe, breakable, sentence, table, tag, text
 from evalkit.reporting.site import board as boards
 from evalkit.reporting.site import parts, training
 from evalkit.reporting.site.board import Board, Cell, Column, Encoder
-from evalkit.reporting.site.html import Safe, breakable, sentence, table, tag, text
 from evalkit.reporting.site.parts import Picture
 from evalkit.types import Manifest
 

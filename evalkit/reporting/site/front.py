@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from evalkit.reporting.html import Safe, breakable, table, tag, text
 from evalkit.reporting.site import grains, parts, plots, profile
 from evalkit.reporting.site.board import Board, Cell, Column, Encoder
-from evalkit.reporting.site.html import Safe, breakable, table, tag, text
 from evalkit.reporting.site.parts import Picture
 
 EXPLAINED = (

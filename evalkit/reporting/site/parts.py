@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from evalkit.catalog import digest
+from evalkit.reporting.html import Safe, breakable, tag, text
 from evalkit.reporting.site.board import Cell, Column, Encoder
-from evalkit.reporting.site.html import Safe, breakable, tag, text
 
 GENERATOR = "evalkit report"
 """In a page's head: by it a folder is known as a report that may be written anew."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from evalkit.reporting.site.html import Safe, tag
+from evalkit.reporting.html import Safe, tag
 from evalkit.reporting.site.profile import Profile
 
 ROW = 40

@@ -9,10 +9,10 @@ from typing import Any
 
 from evalkit import runners
 from evalkit.errors import EvalkitError
+from evalkit.reporting.html import Safe, breakable, sentence, table, tag, text
 from evalkit.reporting.site import breakdown, grains, parts, plots, published
 from evalkit.reporting.site.board import Board, Cell, Column, Encoder
 from evalkit.reporting.site.encoder_page import definitions
-from evalkit.reporting.site.html import Safe, breakable, sentence, table, tag, text
 
 
 def page(board: Board, column: Column) -> str:

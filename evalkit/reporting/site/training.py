@@ -6,8 +6,8 @@ import csv
 import math
 from pathlib import Path
 
+from evalkit.reporting.html import Safe, sentence, tag
 from evalkit.reporting.site import plots
-from evalkit.reporting.site.html import Safe, sentence, tag
 from evalkit.types import Manifest
 
 DRAWN = 400

@@ -72,3 +72,27 @@ def sentence(words: str) -> str:
     words = words.strip()
     ended = words if not words or words[-1] in ".!?:" else f"{words}."
     return ended[:1].upper() + ended[1:]
+
+
+_STYLE = """:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem }
+th, td { padding: .35rem .7rem; text-align: left; border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent) }
+thead th { border-bottom-width: 2px; vertical-align: bottom }
+.n { text-align: right; white-space: nowrap }
+thead .n { white-space: normal }
+ul { font-size: .88rem; padding-left: 1.2rem; opacity: .8; max-width: 90ch }"""
+
+
+def document(title: str, body: object, notes: Iterable[object] = ()) -> str:
+    """A page that needs no other file: a heading, `body`, and notes as a list."""
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("style", Safe(_STYLE)),
+    )
+    listed = tag("ul", [tag("li", note) for note in notes])
+    return f"<!doctype html>\n{tag('html', head, tag('body', tag('h1', title), body, listed), lang='en')}\n"
