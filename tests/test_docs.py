@@ -80,6 +80,6 @@ def test_the_table_of_keys_is_whole() -> None:
 
 
 def test_what_the_page_quotes_is_what_is_said() -> None:
-    source = (Path(catalog.__file__).parent / "download.py").read_text("utf-8")
+    source = "".join(p.read_text("utf-8") for p in (Path(catalog.__file__).parent / "download").glob("*.py"))
     for quoted in re.findall(r"^- \*(.*?)\*", TEXT, re.MULTILINE):
         assert quoted in source

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from evalkit import download
-from evalkit.download import Conduct, Wanted, fetch, mirrored, record_path, recorded
+from evalkit.download import Conduct, Wanted, fetch, mirrored, record_path, recorded, transfer
+from evalkit.download.disk import told_in_words
+from evalkit.download.web import _next
 from evalkit.errors import DigestMismatch, FetchError, UsageError
 
 CONTENT = b"PK\x03\x04" + bytes(range(256)) * 400
@@ -289,7 +290,7 @@ def test_a_part_of_another_address_is_not_continued(server, tmp_path: Path) -> N
 
 
 def test_an_interrupt_keeps_the_part(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "BLOCK", 10_000)
+    monkeypatch.setattr(transfer, "BLOCK", 10_000)
     web = server()
 
     def stop(done: int, total: int | None) -> None:
@@ -320,7 +321,7 @@ def test_the_wait_doubles_and_then_it_gives_up(server, tmp_path: Path) -> None:
     assert conduct.waits == [1.0, 2.0, 4.0, 8.0]
 
 
-@pytest.mark.parametrize(("asked", "waited"), [("7", 7.0), ("86400", download.LONGEST_WAIT), ("soon", 1.0)])
+@pytest.mark.parametrize(("asked", "waited"), [("7", 7.0), ("86400", transfer.LONGEST_WAIT), ("soon", 1.0)])
 def test_retry_after_is_followed_within_reason(server, tmp_path: Path, asked: str, waited: float) -> None:
     conduct = Watched()
     fetch(wanted(server(statuses=[503], headers={"Retry-After": asked}), tmp_path), conduct)
@@ -375,10 +376,10 @@ def test_a_bad_redirect_is_refused(server, tmp_path: Path, redirects: dict[str, 
 
 
 def test_https_does_not_lead_to_http() -> None:
-    assert download._next(["https://a/x"], "https://b/y") == "https://b/y"
-    assert download._next(["http://a/x"], "https://b/y") == "https://b/y"
+    assert _next(["https://a/x"], "https://b/y") == "https://b/y"
+    assert _next(["http://a/x"], "https://b/y") == "https://b/y"
     with pytest.raises(FetchError, match="from https only to https"):
-        download._next(["https://a/x"], "http://a/x")
+        _next(["https://a/x"], "http://a/x")
 
 
 @pytest.mark.parametrize("url", ["ftp://host/vit.pth", "data:text/plain,hello", "vit.pth"])
@@ -491,7 +492,7 @@ def test_a_file_of_this_machine(tmp_path: Path) -> None:
 
 
 def test_a_file_of_this_machine_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "BLOCK", 10_000)
+    monkeypatch.setattr(transfer, "BLOCK", 10_000)
     source, target = tmp_path / "source.pth", tmp_path / "cache/vit.pth"
     source.write_bytes(CONTENT)
 
@@ -569,16 +570,16 @@ def test_without_locks_each_process_has_a_part_of_its_own(
 def test_a_full_disk_is_one_line(server, tmp_path: Path) -> None:
     part(tmp_path).symlink_to("/dev/full")
     web = server()
-    transfer = download._Transfer(wanted(web, tmp_path), Watched(), locked=True)
-    transfer._discard = lambda: None
+    going = transfer.Transfer(wanted(web, tmp_path), Watched(), locked=True)
+    going._discard = lambda: None
     with pytest.raises(FetchError, match=r"no space left for .*vit.pth: No space left on device") as caught:  # noqa: SIM117
-        with download._disk(tmp_path / "vit.pth"):
-            transfer.run()
+        with told_in_words(tmp_path / "vit.pth"):
+            going.run()
     assert "\n" not in str(caught.value)
 
 
 def test_a_disk_too_small_is_told_beforehand(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(FetchError, match="102,404 bytes are still to come, 1,000 are free"):
         fetch(wanted(server(), tmp_path), Watched())
 

@@ -308,13 +308,13 @@ def test_weights_got_by_hand_are_checked_and_copied(desk: Path, evalkit) -> None
 def test_an_interrupted_download_is_one_line_and_130(
     desk: Path, zoo: str, evalkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evalkit import download
+    from evalkit.download import transfer
 
     def stop(*args: object) -> None:
         raise KeyboardInterrupt
 
     (desk / "vit.toml").write_text(FETCHED.format(url=f"{zoo}/zoo/vit.pth"))
-    monkeypatch.setattr(download._Transfer, "_read", stop)
+    monkeypatch.setattr(transfer.Transfer, "_read", stop)
     said = evalkit("fetch", "vit.toml")
     assert said.code == 130
     assert "the same command goes on from there" in said.err and "Traceback" not in said.err
