@@ -12,7 +12,7 @@ METHODS ?= mae cae moco_v3 mgc mmc dino mugs ibot selfpatch
 MORE ?=
 DATA ?= $(EVALKIT_DATA)
 
-.PHONY: help setup demo test lint bench table regress zoo clean
+.PHONY: help setup demo test lint bench table tables regress docs zoo clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -38,8 +38,18 @@ table: $(READY) ## the same for another suite: make table SUITE=mini [ENCODERS="
 	@$(BIN)/evalkit eval $(ENCODERS) --suite $(SUITE) --out $(RUNS)
 	@$(BIN)/evalkit table $(SUITE) --out $(RUNS) --write
 
+tables: $(READY) ## measure the shipped encoders on the suites of reports/ and write its tables [EVALKIT_DATA=... for CIFAR-10]
+	@$(BIN)/evalkit eval shipped --suite demo --out $(RUNS)
+	@$(BIN)/evalkit eval shipped --suite mini --out $(RUNS)
+	@test -z "$(EVALKIT_DATA)" || $(BIN)/evalkit eval shipped --suite zoo --limit 4000 --out $(RUNS)
+	@$(BIN)/python reports/tables.py $(RUNS)
+
 regress: $(READY) ## measure a suite anew and fail where a number moved: make regress [SUITE=mini]
 	@$(BIN)/evalkit regress --suite $(SUITE)
+
+docs: $(READY) ## build the docs site: site/index.html opens from disk
+	@$(BIN)/mkdocs --version > /dev/null 2>&1 || $(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[docs]"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build && echo site/index.html
 
 zoo: $(READY) ## pretrain the micro encoders, or go on: make zoo DATA=... [METHODS=mugs] [MORE="--set run.epochs=2"]
 	@set -e; for m in $(METHODS); do $(BIN)/evalkit pretrain $$m --preset micro --out pretrained/$$m \
@@ -57,4 +67,4 @@ bench: $(READY) ## speed and memory, ours beside the published procedure, as rat
 	@set -e; for b in knn linear sweep retrieval extraction encode part_retrieval pose prompt segmentation video_score video; do echo "== bench/$$b.py"; $(BIN)/python bench/$$b.py; done
 
 clean: ## remove .venv, records and caches of tools (stored features stay: evalkit cache prune)
-	rm -rf .venv runs report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv runs report site .pytest_cache .mypy_cache .ruff_cache .hypothesis

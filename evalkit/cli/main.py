@@ -12,6 +12,7 @@ from evalkit.cli import (
     catalogue,
     compare,
     data,
+    demo,
     fetch,
     inspect,
     measure,
@@ -41,6 +42,7 @@ app.command("table")(table.table)
 app.command("regress")(regress.regress)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
+app.command("demo")(demo.demo)
 app.command("pretrain")(pretrain.pretrain)
 app.command("list")(catalogue.list_)
 app.command("describe")(catalogue.describe)

@@ -110,6 +110,12 @@ def patch_at(picture: tuple[int, int], grid: tuple[int, int], point: tuple[int, 
     return ((2 * y + 1) * rows // (2 * height)) * columns + (2 * x + 1) * columns // (2 * width)
 
 
+def centres(patches: Sequence[int], grid: tuple[int, int]) -> list[tuple[float, float]]:
+    """Where the centres of patches lie, by their flat numbers, as shares of width and height. grid: (rows, columns)."""
+    rows, columns = grid
+    return [((patch % columns + 0.5) / columns, (patch // columns + 0.5) / rows) for patch in patches]
+
+
 @dataclass(frozen=True, eq=False)
 class Cut:
     """A random part of a picture as an input of its own. picture: RGB. box: x0, y0, x1, y1 in the whole picture's pixels,

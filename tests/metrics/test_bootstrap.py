@@ -178,4 +178,6 @@ def test_without_labels_or_with_very_many_classes_there_is_nothing_by_class():
     names = [str(i) for i in many]
     assert not list(bootstrap.by_class(bootstrap.score("s", many % 2), names))
     assert not list(bootstrap.by_class(bootstrap.score("s", many % 2, labels=many), names))
-    assert len(list(bootstrap.by_class(bootstrap.score("s", many[1:] % 2, labels=many[1:]), names))) == bootstrap.CLASSES
+    assert (
+        len(list(bootstrap.by_class(bootstrap.score("s", many[1:] % 2, labels=many[1:]), names))) == bootstrap.CLASSES
+    )

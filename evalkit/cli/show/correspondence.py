@@ -94,8 +94,7 @@ def _right(cuts: list[Any], found: Matches, grid: tuple[int, int]) -> list[bool 
 
 
 def _lines(found: Matches, seen: list[Any], right: list[bool | None]) -> list[Line]:
-    ends = []
-    for numbers, one in zip((found.first, found.second), seen, strict=True):
-        rows, columns = one.grid
-        ends.append([((n % columns + 0.5) / columns, (n // columns + 0.5) / rows) for n in numbers.tolist()])
+    from evalkit.reporting.looking import centres
+
+    ends = [centres(n.tolist(), one.grid) for n, one in zip((found.first, found.second), seen, strict=True)]
     return [(a, b, ok) for a, b, ok in zip(*ends, right, strict=True)]
