@@ -124,4 +124,6 @@ class ExtraMissing(EvalkitError):
     """An optional dependency is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs the extra '{extra}': pip install 'ssl-evalkit[{extra}]'")
+        super().__init__(
+            f"{what} needs the extra '{extra}': pip install -e '.[{extra}]' in the clone (make setup has it)"
+        )

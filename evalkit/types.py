@@ -420,8 +420,8 @@ class Score:
     value, low, high: in `unit` ("fraction" in [0, 1] is printed as a percentage). n: units behind the value; 0 means
     that value is NaN. outcomes: (n,) float32, one per unit, whose mean (or the runner's statistic) is the value.
     groups: (n,) int64, units with the same number are resampled together. labels: (n,) int64, the class of each unit: a
-    headline with them is also told class by class, as "NAME/CLASS". note: "" for a headline score, "best-on-test" and the
-    like for extras that test data helped to choose.
+    headline with them is also told class by class, as "NAME/CLASS". note: "" for what may stand in a table, "best-on-test"
+    and the like for extras that test data helped to choose.
     """
 
     name: str

@@ -31,11 +31,15 @@ FORMATS = ("md", "html")
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
+def shipped() -> set[str]:
+    """Ids of the encoders that travel with evalkit, controls among them."""
+    return set(catalog.shipped_encoders())
+
+
 def chosen(suite: str, runs: Path) -> Iterator[Record]:
     """The records that stand in the suite's table, of encoders that travel with evalkit."""
-    shipped = {name for name in catalog.manifests() if (m := catalog.manifest(name)).shipped or m.control}
     for recipe in dict.fromkeys(column.recipe for column in catalog.suite(suite).columns):
-        held = [r for r in records.find(runs, recipe=recipe) if r.encoder["id"] in shipped and not stale(r)]
+        held = [r for r in records.find(runs, recipe=recipe) if r.encoder["id"] in shipped() and not stale(r)]
         found, _ = comparable.select(held, SUITES[suite])
         yield from found.values()
 
@@ -56,18 +60,16 @@ def texts(suite: str, runs: Path) -> dict[str, str]:
     return {name: table_formats.FORMATS[name](found) for name in FORMATS}
 
 
-def pack(suite: str, runs: Path) -> None:
-    """Copies the records of the table into the suite's zip."""
-    target = HERE / "records" / f"{suite}.zip"
-    target.parent.mkdir(exist_ok=True)
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed:
+def pack(suite: str, runs: Path, target: Path) -> None:
+    """Copies the records of the table into a zip."""
+    with zipfile.ZipFile(target, "w") as packed:
         for record in sorted(chosen(suite, runs), key=lambda r: (r.encoder["id"], r.recipe["id"])):
             path = records.path_of(runs, record.encoder["id"], record.recipe["id"], record.key)
             for file in sorted(path.parent.glob(f"{path.stem}.*")):
                 if ".head." not in file.name:  # trained weights, which no table reads
                     content = _portable(file) if file.suffix == ".json" else file.read_bytes()
                     entry = zipfile.ZipInfo(file.relative_to(runs).as_posix(), EPOCH)
-                    packed.writestr(entry, content, zipfile.ZIP_DEFLATED)
+                    packed.writestr(entry, content, zipfile.ZIP_DEFLATED, compresslevel=9)
 
 
 def _portable(file: Path) -> bytes:
@@ -87,17 +89,22 @@ def _without_places(value: Any) -> Any:
     return path.relative_to(CLONE).as_posix() if path.is_relative_to(CLONE) else path.name
 
 
-def unpacked(suite: str, folder: Path) -> Path:
-    """The records of a suite's zip, as a folder of runs."""
-    with zipfile.ZipFile(HERE / "records" / f"{suite}.zip") as packed:
-        packed.extractall(folder)
+def zip_of(suite: str) -> Path:
+    """Where a suite's records lie."""
+    return HERE / "records" / f"{suite}.zip"
+
+
+def unpacked(packed: Path, folder: Path) -> Path:
+    """The records of a zip, as a folder of runs."""
+    with zipfile.ZipFile(packed) as entries:
+        entries.extractall(folder)
     return folder
 
 
 def check(suite: str) -> list[str]:
     """What does not agree: a sentence each."""
     with tempfile.TemporaryDirectory() as folder:
-        runs = unpacked(suite, Path(folder))
+        runs = unpacked(zip_of(suite), Path(folder))
         old = [why for record in records.find(runs) if (why := stale(record))]
         written = texts(suite, runs)
     other = [f"reports/{suite}.{name} is not what its records say" for name, text in written.items()
@@ -106,24 +113,47 @@ def check(suite: str) -> list[str]:
 
 
 def write(runs: Path) -> None:
-    """Packs the records of every suite, and writes the tables from what was packed."""
+    """The zip and the tables of every suite that was measured whole; another stays as it is, and is told."""
     for suite in SUITES:
-        try:
-            pack(suite, runs)
-            with tempfile.TemporaryDirectory() as folder:
-                written = texts(suite, unpacked(suite, Path(folder)))
-        except RecordError as error:
-            print(f"{suite}: left as it is ({error})")
-            continue
+        with tempfile.TemporaryDirectory(dir=HERE) as folder:
+            packed, place = Path(folder) / "records.zip", Path(folder) / "runs"
+            pack(suite, runs, packed)
+            try:
+                written = texts(suite, unpacked(packed, place))
+            except RecordError as error:
+                print(f"reports/{suite}.md stays as it is: {error}")
+                continue
+            if missing := lacking(suite, place):
+                print(f"reports/{suite}.md stays as it is: no record of {', '.join(missing)}")
+                continue
+            zip_of(suite).parent.mkdir(exist_ok=True)
+            packed.replace(zip_of(suite))
         table.write(written, HERE, suite)
         print(f"reports/{suite}.md")
 
 
-if __name__ == "__main__":
+def lacking(suite: str, runs: Path) -> list[str]:
+    """Recipes of the suite, each with the shipped encoders that were not measured with it."""
+    wanted = dict.fromkeys(column.recipe for column in catalog.suite(suite).columns)
+    absent = {
+        recipe: sorted(shipped() - {r.encoder["id"] for r in records.find(runs, recipe=recipe)}) for recipe in wanted
+    }
+    return [f"{recipe} ({', '.join(encoders)})" for recipe, encoders in absent.items() if encoders]
+
+
+def main(words: list[str]) -> str | int:
+    """What the process ends with: 0, or what is wrong."""
     try:
-        if sys.argv[1:] == ["--check"]:
+        if words == ["--check"]:
             wrong = [line for suite in SUITES for line in check(suite)]
-            sys.exit("\n".join([*wrong, "run: make tables"]) if wrong else 0)
-        write(Path(sys.argv[1]))
-    except EvalkitError as error:
-        sys.exit(f"evalkit: {error}")
+            return "\n".join([*wrong, "run: make tables"]) if wrong else 0
+        if len(words) != 1 or not Path(words[0]).is_dir():
+            return "usage: python reports/tables.py RUNS, a folder of records, or --check"
+        write(Path(words[0]))
+    except (EvalkitError, OSError) as error:
+        return f"evalkit: {error}"
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

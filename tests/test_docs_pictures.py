@@ -16,6 +16,7 @@ from evalkit.cli.main import main
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs" / "pictures.md").read_text("utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
+assert COMMANDS, "docs/pictures.md has no command any more"
 
 
 @pytest.mark.parametrize("line", COMMANDS, ids=[" ".join(line.split()[2:3]) for line in COMMANDS])

@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
-import pytest
-import typer
-
 from evalkit import catalog
-from evalkit.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs/video.md").read_text("utf-8")
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
-
-
-@pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_can_be_read(line: str) -> None:
-    command, words = typer.main.get_command(app), shlex.split(line)[1:]
-    while hasattr(command, "commands"):
-        command = command.commands[words.pop(0)]
-    values = command.make_context("evalkit", words).params
-    named = values.get("recipe") or []
-    for recipe in [named] if isinstance(named, str) else named:
-        assert recipe in catalog.recipes()
-    given = values.get("checkpoint") or []
-    for encoder in [given] if isinstance(given, str) else given:
-        assert encoder in catalog.manifests()
 
 
 def test_every_recipe_of_the_table_is_there() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shutil
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,10 +31,11 @@ def test_the_tables_are_what_their_records_say(here: SimpleNamespace, suite: str
 
 
 def test_every_shipped_encoder_and_control_stands_in_every_table(here: SimpleNamespace, tmp_path: Path) -> None:
-    shipped = {name for name in catalog.manifests() if (m := catalog.manifest(name)).shipped or m.control}
     for suite in here.SUITES:
-        found = here.table.build(catalog.suite(suite), here.unpacked(suite, tmp_path / suite), limit=here.SUITES[suite])
-        assert set(found.rows) == shipped
+        found = here.table.build(
+            catalog.suite(suite), here.unpacked(here.zip_of(suite), tmp_path / suite), limit=here.SUITES[suite]
+        )
+        assert set(found.rows) == set(catalog.shipped_encoders())
         assert all(cell.measured or cell.text == "n/a" for row in found.rows.values() for cell in row)
 
 
@@ -44,7 +47,11 @@ def test_a_number_that_somebody_changed_is_found(here: SimpleNamespace) -> None:
 
 
 def test_other_weights_and_other_recipes_make_a_record_old(here: SimpleNamespace, tmp_path: Path) -> None:
-    record = next(r for r in records.find(here.unpacked("demo", tmp_path / "runs")) if r.encoder["id"] == "micro-dino")
+    record = next(
+        r
+        for r in records.find(here.unpacked(here.zip_of("demo"), tmp_path / "runs"))
+        if r.encoder["id"] == "micro-dino"
+    )
     assert here.stale(record) == ""
     record.encoder["digest"] = "0" * 64  # type: ignore[index]
     assert "other weights" in here.stale(record)
@@ -52,11 +59,44 @@ def test_other_weights_and_other_recipes_make_a_record_old(here: SimpleNamespace
     assert "has changed" in here.stale(record)
 
 
-def test_the_same_records_give_the_same_bytes(here: SimpleNamespace, tmp_path: Path) -> None:
-    packed = here.HERE / "records" / "demo.zip"
-    before = packed.read_bytes()
-    here.pack("demo", here.unpacked("demo", tmp_path / "runs"))
-    assert packed.read_bytes() == before
+def contents(packed: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(packed) as entries:
+        return {name: entries.read(name) for name in entries.namelist()}
+
+
+def test_packing_what_was_packed_gives_the_same(here: SimpleNamespace, tmp_path: Path) -> None:
+    before = contents(here.zip_of("demo"))
+    here.pack("demo", here.unpacked(here.zip_of("demo"), tmp_path / "runs"), tmp_path / "demo.zip")
+    assert contents(tmp_path / "demo.zip") == before
+
+
+def test_a_stale_record_is_not_packed(here: SimpleNamespace, tmp_path: Path) -> None:
+    runs = here.unpacked(here.zip_of("demo"), tmp_path / "runs")
+    path = next(runs.glob("random/mini-knn-ccp-items.*.json"))
+    content = json.loads(path.read_text("utf-8"))
+    content["recipe"]["digest"] = "0" * 64
+    path.write_text(json.dumps(content), "utf-8")
+    here.pack("demo", runs, tmp_path / "demo.zip")
+    assert not any(name.startswith("random/mini-knn") for name in contents(tmp_path / "demo.zip"))
+
+
+def test_what_was_not_measured_whole_stays_as_it_is(
+    here: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {suite: contents(here.zip_of(suite)) for suite in here.SUITES}
+    (tmp_path / "empty").mkdir()
+    assert here.main([str(tmp_path / "empty")]) == 0
+    assert capsys.readouterr().out.count("stays as it is") == len(here.SUITES)
+    assert here.main([str(here.unpacked(here.zip_of("demo"), tmp_path / "runs"))]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("reports/demo.md\n") and "mini.md stays as it is: no record of mini-" in told
+    assert {suite: contents(here.zip_of(suite)) for suite in here.SUITES} == before
+    assert here.main(["--check"]) == 0
+
+
+@pytest.mark.parametrize("words", [[], ["nowhere"], ["a", "b"]])
+def test_other_words_are_told_how(here: SimpleNamespace, words: list[str]) -> None:
+    assert str(here.main(words)).startswith("usage")
 
 
 def test_records_name_no_folder_of_the_machine_that_measured(here: SimpleNamespace, tmp_path: Path) -> None:
@@ -70,7 +110,7 @@ def test_records_name_no_folder_of_the_machine_that_measured(here: SimpleNamespa
         "file": "model_zoo/w.safetensors", "root": "cifar10.zip", "data": [{"out": "runs"}], "n": 3,
     }  # fmt: skip
     for suite in here.SUITES:
-        for file in here.unpacked(suite, tmp_path / suite).rglob("*.json"):
+        for file in here.unpacked(here.zip_of(suite), tmp_path / suite).rglob("*.json"):
             assert not re.search(r'"(/|\.\./|~)', file.read_text("utf-8")), file
 
 
@@ -78,7 +118,7 @@ def test_the_report_of_the_packed_records(
     here: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`evalkit table` on an unpacked zip prints what lies beside it."""
-    runs = here.unpacked("demo", tmp_path / "runs")
+    runs = here.unpacked(here.zip_of("demo"), tmp_path / "runs")
     monkeypatch.setattr("sys.argv", ["evalkit", "table", "demo", "--out", str(runs), "--write"])
     with pytest.raises(SystemExit) as end:
         cli.main()

@@ -45,9 +45,9 @@ def overview() -> str:
         "# Encoders",
         "An adapter reads the checkpoint files of one family and makes an encoder of them. Every key of a file is used, or "
         "dropped by a rule with a name, or the file is refused with a list of what differs; no code of a file is run. Each "
-        "family agrees, in float64 to 1e-9 and at three image sizes, with a plain implementation of its released forward "
-        "pass that shares no code with evalkit (`tests/adapters/oracles/`). These pages are made from the adapters and from "
-        "`model_zoo/*.toml`.",
+        "family of such files agrees, in float64 to 1e-9 and at three image sizes, with a plain implementation of its "
+        "released forward pass that shares no code with evalkit (`tests/adapters/oracles/`); `timm` is timm's own. These "
+        "pages are made from the adapters and from `model_zoo/*.toml`.",
         "`evalkit inspect FILE` says which family a file is of, `evalkit list encoders` which checkpoints are known.",
         table(("family", "what it reads", "checkpoints"), rows),
         "Your own: [a checkpoint of these families](../add-a-checkpoint.md), [a new family](../add-a-family.md).",
@@ -66,16 +66,16 @@ def page(family: str) -> str:
     return "\n\n".join([*parts, "## Checkpoints", checkpoints(family)])
 
 
-def architectures(known: Any) -> str:
+def architectures(there: Any) -> str:
     """Sizes where they are the shared transformer's, names otherwise."""
-    if not hasattr(known, "items"):
-        some = sorted(known)
+    if not hasattr(there, "items"):
+        some = sorted(there)
         if len(some) > 12:
             return f"{len(some)} names, among them {', '.join(map(code, some[:: len(some) // 8]))}."
         return ", ".join(map(code, some))
     rows = [
         (code(name), *map(str, (c.dim, c.depth, c.heads, c.patch, c.size)), str(c.registers or ""))
-        for name, c in known.items()
+        for name, c in there.items()
     ]
     return table(("arch", "width", "blocks", "heads", "patch", "native size", "further tokens"), rows)
 
@@ -109,7 +109,10 @@ def checkpoints(family: str) -> str:
     """What the zoo knows of a family."""
     found = manifests(family)
     if not found:
-        return "None in the zoo: give a file, `evalkit eval FILE --family " + family + "`."
+        if not getattr(adapters.module(family), "NEEDS_FILE", True):
+            return "None: it needs no file."
+        arch = " --arch NAME" if family == "timm" else ""
+        return f"None in the zoo: give a file, `evalkit eval FILE --family {family}{arch}`."
     rows = []
     for m in found:
         said = cell(m.title) + (f"<br><small>{cell(m.notes)}</small>" if m.notes else "")

@@ -28,13 +28,14 @@ def pretrain(
     data: Annotated[list[str] | None, typer.Option(
         help="Folder or zip of images (PATH:PATTERN takes only some members), or one packed .safetensors; may be given "
              "again. Where it has a folder for training, only that is taken.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of checkpoint, log and encoder [default: pretrained/METHOD].")] = None,
+    out: Annotated[Path | None, typer.Option(
+        help="Folder of checkpoint, log and encoder.", show_default="pretrained/METHOD")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after this step; --resume goes on.")] = None,
     devices: Annotated[int, typer.Option(min=1, help="Processes that share a batch: GPUs, or CPU processes.")] = 1,
     device: DeviceName = Device.auto,
     precision: PrecisionName = Precision.auto,
-    compile: Annotated[bool | None, typer.Option(help="torch.compile the networks [default: on a GPU].")] = None,
+    compile: Annotated[bool | None, typer.Option(help="torch.compile the networks.", show_default="on a GPU")] = None,
     probe: Annotated[list[str] | None, typer.Option(help="Recipe that is measured on the way; may be given again.")] = None,
     no_probe: Annotated[bool, typer.Option("--no-probe", help="Measure nothing on the way.")] = False,
     probe_epochs: Annotated[int, typer.Option(min=1, help="Epochs between two probes.")] = 1,

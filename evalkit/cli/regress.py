@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 def regress(
     encoder: Annotated[list[str] | None, typer.Argument(
-        help="Zoo ids [default: those of the suite].", autocompletion=complete_encoder)] = None,
+        help="Zoo ids.", show_default="those of the suite", autocompletion=complete_encoder)] = None,
     suite: Annotated[str, typer.Option("--suite", "-s", help="A suite id or file.", autocompletion=complete_suite)] = "mini",
-    baseline: Annotated[Path | None, typer.Option(help="Folder of the baselines [default: the zoo's own].")] = None,
+    baseline: Annotated[Path | None, typer.Option(help="Folder of the baselines.", show_default="the zoo's own")] = None,
     update: Annotated[bool, typer.Option(help="Write what is measured as the new baseline.")] = False,
     reason: Annotated[str, typer.Option(help="Why the baseline changes; kept in its file.")] = "",
     seeds: Annotated[int, typer.Option(min=2, help="With --update: seeds from which tolerances are found.")] = 4,

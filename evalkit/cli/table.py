@@ -66,7 +66,8 @@ def table(
     else:
         typer.echo(formats[format_.value](found), nl=False)
     if write:
-        name = Path(suite).stem + ("" if limit is None else f".limit-{limit}")
+        asked = ("" if limit is None else f".limit-{limit}") + (f".against-{Path(against).name}" if against else "")
+        name = Path(suite).stem + asked
         tables.write({suffix: formats[suffix](found) for suffix in ("md", "csv", "html")}, out / "tables", name)
         typer.echo(f"records: {out}/   table: {out}/tables/{name}.md, .csv and .html", err=True)
 
@@ -78,8 +79,9 @@ WIDE = 8
 def _draw(table: Table) -> None:
     from rich import box
     from rich.table import Table as Drawn
+    from rich.text import Text
 
-    drawn = Drawn(title=table.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    drawn = Drawn(title=Text(table.title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     heads = [f"{title}\n({unit})" if unit else title for title, unit in table.columns]
     corner, names, grid = "encoder", list(table.rows), [[_marked(cell) for cell in row] for row in table.rows.values()]
     if len(heads) > WIDE:
@@ -87,9 +89,9 @@ def _draw(table: Table) -> None:
         corner, heads, names, grid = "", names, flat, [list(column) for column in zip(*grid, strict=True)]
     drawn.add_column(corner, overflow="fold")
     for head in heads:
-        drawn.add_column(head, justify="right", overflow="fold")
+        drawn.add_column(Text(head), justify="right", overflow="fold")
     for name, row in zip(names, grid, strict=True):
-        drawn.add_row(name, *row)
+        drawn.add_row(Text(name), *row)
     _show(drawn, table.notes)
 
 
@@ -104,14 +106,14 @@ def _papers(sheet: PaperSheet) -> None:
 
     from evalkit.reporting import paper_formats
 
-    drawn = Drawn(title=sheet.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    drawn = Drawn(title=Text(sheet.title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for i, head in enumerate(paper_formats.heads(sheet)):
-        drawn.add_column(head, justify="left" if i < len(sheet.stubs) else "right", overflow="fold")
+        drawn.add_column(Text(head), justify="left" if i < len(sheet.stubs) else "right", overflow="fold")
     for section, lines in paper_formats.sections(sheet):
         if section:
             drawn.add_row(Text(section, style="bold"))
         for line in lines:
-            drawn.add_row(*line.labels, *(Text(paper_formats.text(c)) for c in line.cells))
+            drawn.add_row(*map(Text, line.labels), *(Text(paper_formats.text(c)) for c in line.cells))
         drawn.add_section()
     _show(drawn, paper_formats.footing(sheet))
 

@@ -54,17 +54,20 @@ def breakable(name: str) -> Safe:
 
 
 def table(heads: Iterable[object], rows: Iterable[Iterable[object]], *, label: str, numbers: int = 99) -> Safe:
-    """A table that scrolls in its own box; a row's first cell is its heading, cells from column `numbers` on are numbers."""
-    head = tag("tr", [tag("th", h, scope="col", class_="n" if i >= numbers else None) for i, h in enumerate(heads)])
-    body = [
-        tag("tr", [
-            tag("td", cell, class_="n" if i >= numbers else None) if i else tag("th", cell, scope="row")
-            for i, cell in enumerate(row)
-        ])
-        for row in rows
-    ]  # fmt: skip
+    """A table that scrolls in its own box; a row's first cell is its heading, cells from column `numbers` on are numbers.
+    A row of one cell heads those below it."""
+    titles = list(heads)
+    head = tag("tr", [tag("th", h, scope="col", class_="n" if i >= numbers else None) for i, h in enumerate(titles)])
+    body = [tag("tr", _cells(list(row), len(titles), numbers)) for row in rows]
     inner = tag("table", tag("thead", head), tag("tbody", body))
     return tag("div", inner, class_="scroll", tabindex=0, role="region", aria_label=label)
+
+
+def _cells(row: list[object], columns: int, numbers: int) -> list[Safe]:
+    if len(row) == 1 < columns:
+        return [tag("th", row[0], scope="rowgroup", colspan=columns)]
+    cells = [tag("td", cell, class_="n" if i >= numbers else None) for i, cell in enumerate(row)]
+    return [tag("th", row[0], scope="row"), *cells[1:]]
 
 
 def sentence(words: str) -> str:

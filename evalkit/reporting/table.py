@@ -24,8 +24,8 @@ class Cell:
     """One value in the column's unit (percent for fractions), with half of its 95 % interval; text where there is none.
 
     difference, p: to the reference of the column and of no such difference, NaN where that was not tested. apart: the
-    difference is significant. told: the difference is printed. untested:
-    why there is none. digits: decimals, 1 for percent and 3 for other units.
+    difference is significant. told: the difference is printed. untested: why there is none. digits: decimals, 1 for percent
+    and 3 for other units.
     """
 
     value: float = math.nan
@@ -49,12 +49,12 @@ class Cell:
         """`51.2 ± 4.1*`, `51.2 ± 4.1 (+3.2*)` with its difference; the text where nothing was measured."""
         if not self.measured:
             return self.text
-        value, half, difference = (f"{x + 0.0:.{self.digits}f}" for x in (self.value, self.half, abs(self.difference)))
+        value, half = (f"{x:.{self.digits}f}" for x in (self.value, self.half))
         shown = value if math.isnan(self.half) else f"{value} ± {half}"
         star = "*" if self.apart else ""
         if not self.told or math.isnan(self.difference):
             return shown + star
-        return f"{shown} ({'-' if self.difference < 0 else '+'}{difference}{star})"
+        return f"{shown} ({round(self.difference, self.digits) + 0.0:+.{self.digits}f}{star})"
 
 
 @dataclass(frozen=True)
@@ -127,19 +127,13 @@ def _column(
         if against
         else standing.of(found, out, score=column.score, best=best)
     )
-    cells = [_judged(_cell(column, found.get(e)), judged.get(e, standing.Standing()), bool(against)) for e in encoders]
+    cells = [_cell(column, found.get(e), judged.get(e, standing.Standing())) for e in encoders]
     values = [c.value for c in cells if c.measured]
     top = (max if best == "max" else min)(values) if values else math.nan
-    return [replace(c, best=c.value == top) for c in cells]
+    return [replace(c, best=c.value == top, told=bool(against)) for c in cells]
 
 
-def _judged(cell: Cell, found: standing.Standing, told: bool) -> Cell:
-    scale = 100.0 if cell.digits == 1 else 1.0
-    judged = replace(cell, difference=found.difference * scale, p=found.p, untested=found.why)
-    return replace(judged, apart=found.word == "apart", told=told)
-
-
-def _cell(column: Column, record: Record | None) -> Cell:
+def _cell(column: Column, record: Record | None, found: standing.Standing) -> Cell:
     if record is None:
         return Cell()
     if record.status == "n/a":
@@ -149,7 +143,10 @@ def _cell(column: Column, record: Record | None) -> Cell:
         return Cell(note=f"{column.recipe} has no score {column.score!r}")
     scale, digits = (100.0, 1) if score["unit"] == "fraction" else (1.0, 3)
     half = (score["high"] - score["low"]) / 2
-    return Cell(score["value"] * scale, half * scale, int(score["n"]), digits=digits)
+    return Cell(
+        score["value"] * scale, half * scale, int(score["n"]), digits=digits, difference=found.difference * scale,
+        p=found.p, apart=found.word == "apart", untested=found.why,
+    )  # fmt: skip
 
 
 def _footing(suite: Suite, cells: Sequence[Sequence[Cell]], against: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 
 from evalkit.reporting import html
 from evalkit.reporting.table import Cell, Table
@@ -13,16 +14,19 @@ def _heads(table: Table) -> list[str]:
     return ["encoder", *(f"{title} ({unit})" if unit else title for title, unit in table.columns)]
 
 
+_MARKDOWN = str.maketrans({"|": r"\|", "*": r"\*", "<": "&lt;"})
+
+
 def markdown(table: Table) -> str:
     """GitHub's table, the best of each column bold, notes below."""
-    heads = _heads(table)
+    heads = [head.translate(_MARKDOWN) for head in _heads(table)]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for encoder, row in table.rows.items():
-        cells = (c.plain().replace("*", r"\*") for c in row)
+        cells = (c.plain().translate(_MARKDOWN) for c in row)
         bold = (f"**{shown}**" if c.best else shown for c, shown in zip(row, cells, strict=True))
-        lines.append("| " + " | ".join([encoder, *bold]) + " |")
-    notes = (f"- {note}".replace("- *", r"- \*") for note in table.notes)
-    return "\n".join([f"### {table.title}", "", *lines, "", *notes, ""])
+        lines.append("| " + " | ".join([encoder.translate(_MARKDOWN), *bold]) + " |")
+    notes = (f"- {' '.join(note.translate(_MARKDOWN).split())}" for note in table.notes)
+    return "\n".join([f"### {table.title.translate(_MARKDOWN)}", "", *lines, "", *notes, ""])
 
 
 def comma_separated(table: Table) -> str:
@@ -39,22 +43,22 @@ def comma_separated(table: Table) -> str:
 def _numbers(cell: Cell) -> tuple[object, ...]:
     if not cell.measured:
         return cell.text, "", "", "", ""
-    tested = ("" if x != x else x for x in (cell.difference, cell.p))  # NaN
-    return cell.value, cell.half, cell.n, *tested
+    half, difference, p = ("" if math.isnan(x) else x for x in (cell.half, cell.difference, cell.p))
+    return cell.value, half, cell.n, difference, p
 
 
-_LATEX = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "*": r"$^{*}$"})
+_LATEX = str.maketrans({
+    **{mark: f"\\{mark}" for mark in "%_&#${}"},
+    **{"±": r"$\pm$", "*": r"$^{*}$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
+})  # fmt: skip
 
 
 def latex(table: Table) -> str:
     """A booktabs tabular; notes as comments above."""
-    rows = [
-        [encoder, *(rf"\textbf{{{c.plain()}}}" if c.best else c.plain() for c in row)]
-        for encoder, row in table.rows.items()
-    ]
-    body = [" & ".join(x.translate(_LATEX) for x in row) + r" \\" for row in rows]
+    rows = [[encoder.translate(_LATEX), *map(_bold, row)] for encoder, row in table.rows.items()]
+    body = [" & ".join(row) + r" \\" for row in rows]
     return "\n".join([
-        *(f"% {note}" for note in (table.title, *table.notes)),
+        *(f"% {' '.join(note.split())}" for note in (table.title, *table.notes)),
         rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         r"\toprule",
         " & ".join(head.translate(_LATEX) for head in _heads(table)) + r" \\",
@@ -64,6 +68,11 @@ def latex(table: Table) -> str:
         r"\end{tabular}",
         "",
     ])  # fmt: skip
+
+
+def _bold(cell: Cell) -> str:
+    shown = cell.plain().translate(_LATEX)
+    return rf"\textbf{{{shown}}}" if cell.best else shown
 
 
 def page(table: Table) -> str:

@@ -340,7 +340,10 @@ def test_without_gradio_the_extra_is_named(said, monkeypatch):
     monkeypatch.setattr("signal.signal", lambda *_: None)
     code, error = said("pixels", "--port", "0")
     assert code == 1
-    assert error == "evalkit: the demo page needs the extra 'demo': pip install 'ssl-evalkit[demo]'"
+    assert (
+        error
+        == "evalkit: the demo page needs the extra 'demo': pip install -e '.[demo]' in the clone (make setup has it)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -350,6 +353,7 @@ def test_without_gradio_the_extra_is_named(said, monkeypatch):
         (["micro-dino", "pixels", "--family", "dino"], "are for one weights file"),
         (["pixels", "--max-mb", "0"], "--max-mb 0"),
         (["pixels", "--host", "192.0.2.1", "--port", "0"], "cannot listen on 192.0.2.1"),
+        (["pixels", "--host", "::1"], "--host ::1: the page listens to a name or an IPv4 address"),
     ],
 )
 def test_what_cannot_be_served(words, message, said, monkeypatch):

@@ -334,3 +334,13 @@ def test_eval_takes_the_row_of_a_table(capsys: pytest.CaptureFixture[str]) -> No
     every = _of_suite("mugs-table1", "micro-dino")
     assert "linear-imagenet1k-mocov3" in every and "knn-imagenet1k" in every
     assert "micro-dino has no row in mugs-table1" in capsys.readouterr().err
+
+
+def test_html_has_sections_over_the_whole_width_and_every_value() -> None:
+    sheet = paper.build(catalog.paper_table("mugs-table1"), Path("there is none"))
+    text = paper_formats.page(sheet)
+    sections = [section for section, _ in paper_formats.sections(sheet) if section]
+    assert text.count(f'<th scope="rowgroup" colspan="{len(paper_formats.heads(sheet))}">') == len(sections) > 0
+    printed_values = [c.printed["value"] for line in sheet.lines for c in line.cells if c.printed]
+    assert all(value in text for value in printed_values)
+    assert "http" not in text.replace("arxiv", "").split("<body>")[0]

@@ -268,7 +268,7 @@ def test_the_command_of_the_docs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "report.md").read_text("utf-8")
-    (line,) = re.findall(r"```sh\n(.*?)\n```", text, re.DOTALL)
+    (line,) = re.findall(r"```sh[^\n]*\n(.*?)\n```", text, re.DOTALL)
     put(tmp_path / "runs", "one", [1, 0])
     monkeypatch.chdir(tmp_path)
     assert run(*line.split()[1:], monkeypatch=monkeypatch) == 0

@@ -186,3 +186,31 @@ def test_a_wide_table_is_drawn_with_encoders_as_columns(
         lines = [line.split() for line in capsys.readouterr().out.splitlines()]
         assert first in lines
     assert ["k-NN", "(%)", "50.0", "±", "10.0", "40.0", "±", "10.0"] in lines
+
+
+def test_the_difference_of_another_unit_is_in_that_unit_and_latex_has_its_star(tmp_path: Path) -> None:
+    for encoder, value in (("low_{1}", 0.1), ("high", 0.4)):
+        rows = np.full(50, value, np.float32) + np.linspace(-0.01, 0.01, 50, dtype=np.float32)
+        score = Score("top1@k=10", value, 50, value - 0.01, value + 0.01, unit="variance", outcomes=rows)
+        plain = {f: getattr(score, f) for f in ("name", "value", "n", "low", "high", "unit", "note")}
+        records.save(a_record(encoder, scores=(plain,)), [score], {}, tmp_path)
+    found = table.build(SUITE, tmp_path, against="high")
+    assert found.rows["low_{1}"][0].plain() == "0.100 ± 0.010 (-0.300*)"
+    assert r"low\_\{1\} & 0.100 $\pm$ 0.010 (-0.300$^{*}$) \\" in table_formats.latex(found)
+
+
+def test_what_people_write_stays_in_its_cell_and_its_comment(three: Path) -> None:
+    suite = Suite("s", "a | title <b>", (Column("mini-knn-ccp-items", title="k|NN"),), (), "two\nlines")
+    found = table.build(suite, three)
+    text = table_formats.markdown(found)
+    assert r"| encoder | k\|NN (%) |" in text and "&lt;b>" in text and "- two lines" in text
+    assert "% two lines" in table_formats.latex(found).splitlines()
+
+
+def test_words_in_brackets_are_drawn_as_they_are(three: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from evalkit.cli.table import _draw
+
+    suite = Suite("s", "x [/b]", (Column("mini-knn-ccp-items", title="k-NN [cls]"),), ())
+    _draw(table.build(suite, three))
+    shown = capsys.readouterr().out
+    assert "x [/b]" in shown and "[cls]" in shown

@@ -15,7 +15,7 @@ from evalkit.errors import ExtraMissing, UsageError
 from evalkit.reporting.demo.looker import Looker
 from evalkit.reporting.demo.photos import Limits, examples
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost")
 
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -32,7 +32,11 @@ class Address:
     port: int = 7860
 
     def free(self) -> int:
-        """The port, or a free one for 0. Raises UsageError where the host is not this machine's, or the port is taken."""
+        """The port, or a free one for 0. Raises UsageError for another machine's host, IPv6, or a taken port."""
+        if ":" in self.host:
+            raise UsageError(
+                f"--host {self.host}: the page listens to a name or an IPv4 address, as 127.0.0.1 or 0.0.0.0"
+            )
         try:
             found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
             with socket.socket(found[0], socket.SOCK_STREAM) as tried:
@@ -130,7 +134,7 @@ def _guards(host: str) -> list[Any]:
 
     guards = [Middleware(_Headers)]
     if host in LOOPBACK:
-        guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"]))
+        guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK]))
     return guards
 
 
