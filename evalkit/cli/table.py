@@ -96,7 +96,8 @@ def _draw(table: Table) -> None:
 
 
 def _marked(cell: Cell) -> str:
-    return f"[bold green]{cell.plain()}[/]" if cell.best else cell.plain()
+    shown = cell.plain().replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")  # a narrow terminal folds heads instead
+    return f"[bold green]{shown}[/]" if cell.best else shown
 
 
 def _papers(sheet: PaperSheet) -> None:
