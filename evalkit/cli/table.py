@@ -78,26 +78,37 @@ WIDE = 8
 
 def _draw(table: Table) -> None:
     from rich import box
+    from rich.console import Console
     from rich.table import Table as Drawn
     from rich.text import Text
 
-    drawn = Drawn(title=Text(table.title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    drawn = Drawn(
+        title=Text(table.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left", title_style="bold"
+    )
     heads = [f"{title}\n({unit})" if unit else title for title, unit in table.columns]
     corner, names, grid = "encoder", list(table.rows), [[_marked(cell) for cell in row] for row in table.rows.values()]
     if len(heads) > WIDE:
         flat = [head.replace("\n", " ") for head in heads]
         corner, heads, names, grid = "", names, flat, [list(column) for column in zip(*grid, strict=True)]
     drawn.add_column(corner, overflow="fold")
-    for head in heads:
-        drawn.add_column(Text(head), justify="right", overflow="fold")
+    widths = [max(map(_width, column)) for column in zip(*grid, strict=True)]
+    room = max(map(len, names)) + sum(widths) + 2 * len(widths) + 3 <= Console().width  # 2: padding and divider
+    for head, width in zip(heads, widths, strict=True):  # heads fold before values do
+        drawn.add_column(Text(head), justify="right", overflow="fold", min_width=width if room else None)
     for name, row in zip(names, grid, strict=True):
         drawn.add_row(Text(name), *row)
     _show(drawn, table.notes)
 
 
 def _marked(cell: Cell) -> str:
-    shown = cell.plain().replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")  # a narrow terminal folds heads instead
-    return f"[bold green]{shown}[/]" if cell.best else shown
+    return f"[bold green]{cell.plain()}[/]" if cell.best else cell.plain()
+
+
+def _width(marked: str) -> int:
+    """Of a cell that may break before its difference."""
+    from rich.text import Text
+
+    return max(len(piece) for piece in Text.from_markup(marked).plain.split(" ("))
 
 
 def _papers(sheet: PaperSheet) -> None:

@@ -214,3 +214,15 @@ def test_words_in_brackets_are_drawn_as_they_are(three: Path, capsys: pytest.Cap
     _draw(table.build(suite, three))
     shown = capsys.readouterr().out
     assert "x [/b]" in shown and "[cls]" in shown
+
+
+@pytest.mark.parametrize(("columns", "whole"), [("80", True), ("24", False)])
+def test_a_terminal_folds_heads_before_values(
+    three: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str, whole: bool
+) -> None:
+    from evalkit.cli.table import _draw
+
+    monkeypatch.setenv("COLUMNS", columns)
+    suite = Suite("s", "t", (Column("mini-knn-ccp-items", title="a long head " * 4),) * 4, ())
+    _draw(table.build(suite, three))
+    assert ("90.0 ± 10.0" in capsys.readouterr().out) is whole
