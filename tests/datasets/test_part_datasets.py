@@ -183,7 +183,9 @@ def test_options_of_a_recipe_reach_the_rule(tmp_path: Path) -> None:
 
 def test_a_wide_header_is_read_whole(tmp_path: Path) -> None:
     root = cub(tmp_path)
-    big = encoded(plain(300, 200), "JPEG", comment=b"x" * 60_000, icc_profile=b"y" * 60_000)
+    image = encoded(plain(300, 200), "JPEG")
+    comment = b"\xff\xfe" + (60_002).to_bytes(2, "big") + b"x" * 60_000
+    big = image[:2] + 2 * comment + image[2:]  # segments between the start and the size
     (root / "images/001.Bird/Bird_0001.jpg").write_bytes(big)
     data = cub_parts.open(root, "train", cub_parts.Config(border="drop"))
     assert data.describe()["keypoints_left_out"]
