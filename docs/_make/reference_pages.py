@@ -13,7 +13,7 @@ ROOT = Path(evalkit.__file__).parent
 GROUPS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "running": ("Running", "Load an encoder, measure it, read the record.",
                 ("engine.evaluate", "engine.repeat", "records", "catalog", "errors")),
-    "types": ("Types", "The contracts: what encoders, data sets, features, jobs and scores are.", ("types",)),
+    "types": ("Types", "The contracts: what encoders, data sets, features, jobs and scores are.", ("types.words", "types.*")),
     "adapters": ("Adapters", "From a checkpoint file to an encoder. The families have [pages of their own](../encoders/index.md).",
                  ("adapters", "adapters.family", "adapters.loading", "adapters.files", "adapters.vit", "adapters.encoder",
                   "adapters.positions", "adapters.heads", "adapters.inspection")),
