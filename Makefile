@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 SUITE ?= demo
-ENCODERS ?= shipped
+ENCODERS ?=
 RUNS ?= runs
 REPORT ?= report
 METHODS ?= mae cae moco_v3 mgc mmc dino mugs ibot selfpatch
@@ -29,19 +29,19 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $(READY)
 
-demo: $(READY) ## measure the shipped encoders on the demo suite, print the table, write the HTML report
+demo: $(READY) ## measure shipped encoders on the demo suite, print the table, write the HTML report
 	@$(BIN)/evalkit eval $(ENCODERS) --suite demo --out $(RUNS)
 	@$(BIN)/evalkit table demo --out $(RUNS) --write
 	@$(BIN)/evalkit report $(RUNS) --out $(REPORT)
 
-table: $(READY) ## the same for another suite: make table SUITE=mini [ENCODERS="micro-dino random"] [EVALKIT_DATA=...]
+table: $(READY) ## the same for another suite: make table SUITE=mini [ENCODERS="micro-mgc random"] [EVALKIT_DATA=...]
 	@$(BIN)/evalkit eval $(ENCODERS) --suite $(SUITE) --out $(RUNS)
 	@$(BIN)/evalkit table $(SUITE) --out $(RUNS) --write
 
-tables: $(READY) ## measure the shipped encoders on the suites of reports/ and write its tables [EVALKIT_DATA=... for CIFAR-10]
-	@$(BIN)/evalkit eval shipped --suite demo --out $(RUNS)
-	@$(BIN)/evalkit eval shipped --suite mini --out $(RUNS)
-	@test -z "$(EVALKIT_DATA)" || $(BIN)/evalkit eval shipped --suite zoo --limit 4000 --out $(RUNS)
+tables: $(READY) ## measure the suites of reports/ and write its tables [EVALKIT_DATA=... for CIFAR-10]
+	@$(BIN)/evalkit eval --suite demo --out $(RUNS)
+	@$(BIN)/evalkit eval --suite mini --out $(RUNS)
+	@test -z "$(EVALKIT_DATA)" || $(BIN)/evalkit eval --suite zoo --limit 4000 --out $(RUNS)
 	@$(BIN)/python reports/tables.py $(RUNS)
 
 regress: $(READY) ## measure a suite anew and fail where a number moved: make regress [SUITE=mini]

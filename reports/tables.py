@@ -31,15 +31,15 @@ FORMATS = ("md", "html")
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def shipped() -> set[str]:
-    """Ids of the encoders that travel with evalkit, controls among them."""
-    return set(catalog.shipped_encoders())
+def encoders(suite: str) -> set[str]:
+    """Ids of the encoders that the suite names, controls among them."""
+    return set(catalog.suite(suite).encoders)
 
 
 def chosen(suite: str, runs: Path) -> Iterator[Record]:
-    """The records that stand in the suite's table, of encoders that travel with evalkit."""
+    """The records that stand in the suite's table, of the encoders that it names."""
     for recipe in dict.fromkeys(column.recipe for column in catalog.suite(suite).columns):
-        held = [r for r in records.find(runs, recipe=recipe) if r.encoder["id"] in shipped() and not stale(r)]
+        held = [r for r in records.find(runs, recipe=recipe) if r.encoder["id"] in encoders(suite) and not stale(r)]
         found, _ = comparable.select(held, SUITES[suite])
         yield from found.values()
 
@@ -133,12 +133,13 @@ def write(runs: Path) -> None:
 
 
 def lacking(suite: str, runs: Path) -> list[str]:
-    """Recipes of the suite, each with the shipped encoders that were not measured with it."""
+    """Recipes of the suite, each with the suite's encoders that were not measured with it."""
     wanted = dict.fromkeys(column.recipe for column in catalog.suite(suite).columns)
     absent = {
-        recipe: sorted(shipped() - {r.encoder["id"] for r in records.find(runs, recipe=recipe)}) for recipe in wanted
+        recipe: sorted(encoders(suite) - {r.encoder["id"] for r in records.find(runs, recipe=recipe)})
+        for recipe in wanted
     }
-    return [f"{recipe} ({', '.join(encoders)})" for recipe, encoders in absent.items() if encoders]
+    return [f"{recipe} ({', '.join(names)})" for recipe, names in absent.items() if names]
 
 
 def main(words: list[str]) -> str | int:

@@ -12,7 +12,6 @@ import typer
 
 from evalkit import catalog
 from evalkit.cli.options import (
-    SHIPPED,
     Arch,
     DataPaths,
     DataRoot,
@@ -28,6 +27,7 @@ from evalkit.cli.options import (
     complete_encoder,
     complete_recipe,
     complete_suite,
+    encoders_of,
     pairs,
 )
 from evalkit.errors import EvalkitError, RecordError, UsageError
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    checkpoint: Annotated[list[str], typer.Argument(
-        help="Zoo ids, manifest files or weights files; 'shipped' means every encoder that travels with evalkit.",
-        autocompletion=complete_encoder)],
+    checkpoint: Annotated[list[str] | None, typer.Argument(
+        help="Zoo ids, manifest files or weights files; 'shipped' means every encoder that travels with evalkit, none the "
+        "suite's own.", autocompletion=complete_encoder)] = None,
     recipe: Annotated[list[str] | None, typer.Option("--recipe", "-r", help="A recipe id or file; may be given again.",
                                                      autocompletion=complete_recipe)] = None,
     suite: Annotated[str | None, typer.Option("--suite", "-s", help="All recipes of a suite.",
@@ -67,8 +67,7 @@ def evaluate(
     What was measured before is found again; an interrupted command goes on where it stopped.
     """
     given = {k: _plain(v) for k, v in locals().items() if k not in ("checkpoint", "recipe", "suite")}
-    targets = [t for c in checkpoint for t in (catalog.shipped_encoders() if c == SHIPPED else [c])]
-
+    targets = encoders_of(checkpoint or [], suite)
     for target in targets:
         catalog.located(target)
     wanted = {target: _recipes(recipe or [], suite, target) for target in targets}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,17 @@ def complete_recipe(incomplete: str) -> list[str]:
 def complete_suite(incomplete: str) -> list[str]:
     """Suite ids for the shell."""
     return _begins(catalog.suites(), incomplete)
+
+
+def encoders_of(names: Iterable[str], suite: str | None) -> list[str]:
+    """Ids and paths of the encoders that a command is about: those named, else the suite's own. Raises UsageError for none."""
+    found = list(names) or list(catalog.suite(suite).encoders if suite else ())
+    if not found:
+        raise UsageError(
+            "no encoder to measure: name a zoo id (evalkit list encoders), a manifest or weights file, 'shipped', or a "
+            "--suite with encoders of its own"
+        )
+    return [each for name in found for each in (catalog.shipped_encoders() if name == SHIPPED else [name])]
 
 
 def complete_encoder(incomplete: str) -> list[str]:

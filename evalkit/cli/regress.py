@@ -12,7 +12,6 @@ import typer
 
 from evalkit import catalog
 from evalkit.cli.options import (
-    SHIPPED,
     DataPaths,
     DataRoot,
     Device,
@@ -22,6 +21,7 @@ from evalkit.cli.options import (
     PrecisionName,
     complete_encoder,
     complete_suite,
+    encoders_of,
     pairs,
 )
 from evalkit.errors import UsageError
@@ -55,11 +55,7 @@ def regress(
     if reason and not update:
         raise UsageError("--reason is for --update; nothing is written without it")
     found = catalog.suite(suite)
-    encoders = [
-        e for name in encoder or found.encoders for e in (catalog.shipped_encoders() if name == SHIPPED else [name])
-    ]
-    if not encoders:
-        raise UsageError(f"{suite} names no encoders: give some")
+    encoders = encoders_of(encoder or [], suite)
     path = gate.path_of(baseline or catalog.root() / "model_zoo" / "baselines", found.id)
     options = Options(
         data_root=data_root, data=pairs(data), limit=limit, device=device.value, precision=precision.value

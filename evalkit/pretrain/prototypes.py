@@ -9,27 +9,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evalkit.pretrain.distributed import average
+from evalkit.pretrain.distributed import average, gather
 from evalkit.pretrain.precision import full
+
+
+@torch.no_grad()
+def balanced(logits: Tensor, temperature: float, rounds: int) -> Tensor:
+    """(..., K) teacher's logits -> (..., K) logits x of which softmax(x / temperature) gives all prototypes as much of the
+    batch, over all processes: rounds of Sinkhorn-Knopp (SwAV, arXiv:2006.09882, section 3.1). DINOv2 has 3 of them in the
+    place of the centre (arXiv:2304.07193, section 4). With 0 rounds logits stay as they are."""
+    logs = full(logits) / temperature
+    for _ in range(rounds):
+        rows = logs.flatten(0, -2)
+        logs = logs - gather(rows.logsumexp(0, keepdim=True)).logsumexp(0)
+        logs = logs.log_softmax(-1)
+    return logs * temperature if rounds else full(logits)
 
 
 class Centre(nn.Module):
     """The moving average of a teacher's logits, which is taken off them, or all images would come to one prototype.
 
-    value: (K,) buffer, zeros at the beginning. momentum: share of itself that it keeps.
+    value: (K,) buffer, zeros at the beginning. momentum: share of itself that it keeps. sinkhorn: rounds of `balanced` in
+    its place; value then stays zero.
     """
 
     value: Tensor
 
-    def __init__(self, prototypes: int, momentum: float) -> None:
+    def __init__(self, prototypes: int, momentum: float, sinkhorn: int = 0) -> None:
         super().__init__()
-        self.momentum = momentum
+        self.momentum, self.sinkhorn = 1.0 if sinkhorn else momentum, sinkhorn
         self.register_buffer("value", torch.zeros(prototypes))
 
     @torch.no_grad()
     def forward(self, logits: Tensor, temperature: float) -> Tensor:
         """(..., K) teacher's logits -> (..., K) shares, centred and sharpened: Eq. 1 with Eq. 4's c."""
-        return F.softmax((full(logits) - self.value) / temperature, dim=-1)
+        return F.softmax((balanced(logits, temperature, self.sinkhorn) - self.value) / temperature, dim=-1)
 
     @torch.no_grad()
     def move(self, logits: Sequence[Tensor]) -> None:

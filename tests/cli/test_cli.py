@@ -161,6 +161,8 @@ def test_one_recipe_that_fails_takes_nothing_else_with_it(desk: Path, evalkit) -
         (["eval", "random", "--suite", "demmo"], 1, "Did you mean demo"),
         (["eval", "random", "--recipe", "mini-knn-ccp-itms"], 1, "Did you mean mini-knn-ccp-items"),
         (["eval", "random"], 1, "--recipe or --suite"),
+        (["eval"], 1, "no encoder to measure: name a zoo id"),
+        (["eval", "--recipe", "mini-knn-ccp-items"], 1, "or a --suite with encoders of its own"),
         (["eval", "none.pth", "--recipe", "knn.toml", "--family", "dino"], 1, "no checkpoint file at none.pth"),
         (["eval", "two.pth", "--recipe", "knn.toml", "--data", "fake=."], 1, "several families: deit, dino, ibot"),
         (
@@ -359,6 +361,16 @@ def test_the_cache_is_listed_verified_and_pruned(desk: Path, evalkit) -> None:
     assert evalkit("cache", "verify").code == 0
     assert evalkit("cache", "prune", "--max-gb", "0").code == 0
     assert "0.0 MB" in evalkit("cache", "ls").out
+
+
+def test_a_suite_without_an_encoder_is_measured_on_its_own(desk: Path, evalkit) -> None:
+    column = '[[columns]]\nrecipe = "mini-knn-ccp-items"\ntitle = "items"\n'
+    (desk / "own.toml").write_text(f'title = "own"\nencoders = ["pixels"]\n{column}')
+    (desk / "none.toml").write_text(f'title = "none"\n{column}')
+    said = evalkit("eval", "--suite", "own.toml", "--limit", 60)
+    assert said.code == 0 and "1 measured now" in said.out
+    assert [path.name for path in (desk / "runs").iterdir()] == ["pixels"]
+    assert "no encoder to measure" in evalkit("eval", "--suite", "none.toml").err
 
 
 def test_a_table_of_ones_own_suite_in_every_format(desk: Path, evalkit) -> None:

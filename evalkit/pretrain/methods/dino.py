@@ -29,6 +29,7 @@ from evalkit.pretrain.distillation import (
 from evalkit.pretrain.method import Method, Now, Output, follow, transformer
 from evalkit.pretrain.multicrop import Crops, MultiCrop, crops, each
 from evalkit.pretrain.precision import exact, full
+from evalkit.pretrain.prototypes import balanced
 from evalkit.pretrain.schedules import cosine
 
 try:
@@ -43,7 +44,8 @@ class Config:
     --norm_last_layer false`; the rest from main_dino.py:41-129 and vision_transformer.py:258).
 
     hidden, bottleneck, prototypes: widths of the head. norm_last: prototypes keep unit length. freeze: epochs before they
-    are trained. Temperatures, momenta: the teacher's momentum rises on half a cosine to 1. drop_path: of the student.
+    are trained. sinkhorn: rounds of Sinkhorn-Knopp in the centre's place, DINOv2's 3 or none. Temperatures, momenta: the
+    teacher's momentum rises on half a cosine to 1. drop_path: of the student.
     """
 
     hidden: int = 2048
@@ -56,6 +58,7 @@ class Config:
     warmup_teacher_temp: float = 0.04
     warmup_teacher_temp_epochs: float = 30.0
     centre_momentum: float = 0.9
+    sinkhorn: int = 0
     momentum: float = 0.996
     drop_path: float = 0.1
     crops: MultiCrop = field(default_factory=MultiCrop)
@@ -77,7 +80,7 @@ class DINO(Method):
             config.prototypes,
             teacher_temp=config.teacher_temp,
             student_temp=config.student_temp,
-            center_momentum=config.centre_momentum,
+            center_momentum=1.0 if config.sinkhorn else config.centre_momentum,
         )
 
     def _head(self) -> nn.Module:
@@ -94,12 +97,12 @@ class DINO(Method):
         temp = temperature(c.warmup_teacher_temp, c.teacher_temp, c.warmup_teacher_temp_epochs, now)
         with torch.no_grad():
             seen = each(self.encode, views.large)
-            taught = [full(self.teacher_head(cls)) for cls in seen]
+            taught = balanced(self.teacher_head(torch.cat(seen)), temp, c.sinkhorn).chunk(2)
             watched = {"features": seen[0], "teacher_entropy": entropy(taught[0], self.loss.center, temp)}
         classes = each(self._student_cls, views.large) + each(self._student_cls, views.small)
         said = [full(logits) for logits in self.student_head(torch.cat(classes)).chunk(len(classes))]
         with exact(said[0]):
-            loss = self.loss(taught, said, teacher_temp=temp)  # Eqs. 1 and 3, then Eq. 4
+            loss = self.loss(list(taught), said, teacher_temp=temp)  # Eqs. 1 and 3, then Eq. 4
         return {"dino": loss}, watched
 
     def _student_cls(self, images: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from evalkit.pretrain.masking import ibot_mask
 from evalkit.pretrain.method import Method, Now, Output, follow, transformer
 from evalkit.pretrain.multicrop import Crops, MultiCrop, crops, each
 from evalkit.pretrain.precision import exact, full
+from evalkit.pretrain.prototypes import balanced
 from evalkit.pretrain.schedules import cosine
 
 try:
@@ -49,8 +50,9 @@ WATCHED = 8
 class Config:
     """Defaults: the authors' ViT-S/16 (README.md:64-78; the rest from main_ibot.py:32-139).
 
-    hidden, bottleneck, prototypes, norm_last, freeze, momenta, drop_path: as in `methods.dino`. patch_*: temperatures on
-    patches. mask_chance, mask_ratio, mask_spread: of a large crop, see `masking.ibot_mask`. weights: of the two losses.
+    hidden, bottleneck, prototypes, norm_last, freeze, sinkhorn (of class tokens and of patches), momenta, drop_path: as in
+    `methods.dino`. patch_*: temperatures on patches. mask_chance, mask_ratio, mask_spread: of a large crop, see
+    `masking.ibot_mask`. weights: of the two losses.
     """
 
     hidden: int = 2048
@@ -65,6 +67,7 @@ class Config:
     warmup_patch_temp: float = 0.04
     warmup_teacher_temp_epochs: float = 30.0
     centre_momentum: float = 0.9
+    sinkhorn: int = 0
     momentum: float = 0.996
     drop_path: float = 0.1
     mask_chance: float = 0.5
@@ -95,10 +98,11 @@ class IBOT(Method):
         for target, source in self.pairs():
             follow(target, source)
         c = config
+        kept = 1.0 if c.sinkhorn else c.centre_momentum
         self.cls_loss = DINOLoss(c.prototypes, teacher_temp=c.teacher_temp, student_temp=c.student_temp,
-                                 center_momentum=c.centre_momentum)  # fmt: skip
+                                 center_momentum=kept)  # fmt: skip
         self.patch_loss = IBOTPlusPlusPatchLoss(c.prototypes, c.patch_temp, c.student_temp,
-                                                center_momentum=c.centre_momentum)  # fmt: skip
+                                                center_momentum=kept)  # fmt: skip
 
     def _head(self) -> nn.Module:
         c = self.config
@@ -124,17 +128,18 @@ class IBOT(Method):
         with torch.no_grad():
             tokens = self.teacher(large)
             taught = full(self.teacher_head(tokens))
-            taught_cls = list(taught[:, 0].chunk(2))
+            taught_cls = list(balanced(taught[:, 0], temps[0], c.sinkhorn).chunk(2))
+            taught_patches = balanced(taught[:, 1:], temps[1], c.sinkhorn)
             watched = {
                 "features": tokens[: len(tokens) // 2, 0],
                 "teacher_entropy": entropy(taught_cls[0], self.cls_loss.center, temps[0]),
-                "patch_entropy": entropy(taught[:WATCHED, 1:], self.patch_loss.center.value, temps[1]),
+                "patch_entropy": entropy(taught_patches[:WATCHED], self.patch_loss.center.value, temps[1]),
             }
         said = full(self.student_head(self.student(large, mask=mask)))
         small = each(self._small, views.crops.small)
         with exact(said):
             cls = self.cls_loss(taught_cls, [*said[:, 0].chunk(2), *small], teacher_temp=temps[0])
-            patch = self.patch_loss(taught[:, 1:], said[:, 1:], mask, temps[1], visible_loss_weight=0.0)
+            patch = self.patch_loss(taught_patches, said[:, 1:], mask, temps[1], visible_loss_weight=0.0)
         return {"cls": c.weights[0] * cls, "patch": c.weights[1] * patch}, watched
 
     def _small(self, images: Tensor) -> Tensor:

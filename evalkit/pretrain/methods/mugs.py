@@ -48,10 +48,10 @@ class Config:
     crops: of teacher and student. strong: share of a batch whose student crops are augmented strongly. hidden, predictor:
     widths inside projectors and predictors; bottleneck: of their outputs. queue: rows of each of the four queues.
     neighbours: means that join an image's own. temperature: of both InfoNCE losses. The group loss: prototypes,
-    student_temp, the teacher's from warmup_teacher_temp to teacher_temp in warmup_teacher_temp_epochs, centre_momentum;
-    norm_last: of fixed length; freeze: epochs in which they stay as they are. weights: of instance,
-    local-group and group loss, divided by their sum (main.py:656-698). momentum: of the teacher, on half a cosine to 1.
-    drop_path: of the student.
+    student_temp, the teacher's from warmup_teacher_temp to teacher_temp in warmup_teacher_temp_epochs, centre_momentum, or
+    rounds of sinkhorn in the centre's place; norm_last: of fixed length; freeze: epochs in which they stay as they are.
+    weights: of instance, local-group and group loss, divided by their sum (main.py:656-698). momentum: of the teacher, on
+    half a cosine to 1. drop_path: of the student.
     """
 
     crops: MultiCrop = field(default_factory=lambda: MultiCrop(scale=(0.25, 1.0), small=10, small_scale=(0.05, 0.25)))
@@ -69,6 +69,7 @@ class Config:
     teacher_temp: float = 0.07
     warmup_teacher_temp_epochs: float = 30.0
     centre_momentum: float = 0.9
+    sinkhorn: int = 0
     norm_last: bool = False
     freeze: float = 1.0
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -170,7 +171,7 @@ class Mugs(Method):
         )
         self.student_means, self.teacher_means = Means(c.queue, arch.dim), Means(c.queue, arch.dim)
         self.instance_keys, self.local_group_keys = Queue(c.queue, c.bottleneck), Queue(c.queue, c.bottleneck)
-        self.centre = Centre(c.prototypes, c.centre_momentum)
+        self.centre = Centre(c.prototypes, c.centre_momentum, c.sinkhorn)
 
     def views(self, images: Tensor, rng: torch.Generator) -> Views:
         """Crops as the released code makes them (multicropdataset.py:317-358)."""

@@ -41,8 +41,8 @@ class Config:
 
     hidden, bottleneck: of both heads. prototypes, patch_prototypes: of the class token's and of the patches' (57, 59).
     neighbours: 70. patch_weight: 456. freeze: epochs before prototypes are trained (98). Temperatures: 76, 402; the
-    teacher's is constant (79). momentum: its start, rising to 1 on half a cosine (65, 266). drop_path: of the student (184).
-    crops: 112-121, 502-524.
+    teacher's is constant (79). sinkhorn: rounds in the place of both centres. momentum: its start, rising to 1
+    on half a cosine (65, 266). drop_path: of the student (184). crops: 112-121, 502-524.
     """
 
     hidden: int = 2048
@@ -55,6 +55,7 @@ class Config:
     student_temp: float = 0.1
     teacher_temp: float = 0.04
     centre_momentum: float = 0.9
+    sinkhorn: int = 0
     momentum: float = 0.996
     drop_path: float = 0.1
     crops: MultiCrop = field(default_factory=lambda: MultiCrop(scale=(0.25, 1.0), small_scale=(0.05, 0.25)))
@@ -135,8 +136,8 @@ class SelfPatch(Method):
         self.teacher = Network(arch, config)
         for target, source in self.pairs():
             follow(target, source)
-        self.centre = Centre(config.prototypes, config.centre_momentum)
-        self.patch_centre = Centre(config.patch_prototypes, config.centre_momentum)
+        self.centre = Centre(config.prototypes, config.centre_momentum, config.sinkhorn)
+        self.patch_centre = Centre(config.patch_prototypes, config.centre_momentum, config.sinkhorn)
 
     def views(self, images: Tensor, rng: torch.Generator) -> Crops:
         """Two large crops and the small ones."""
