@@ -25,7 +25,7 @@ if [ -d carried/images ]; then
   for method in ${METHODS:-mugs mgc mmc selfpatch dino ibot moco_v3 mae cae}; do
     resume=(); [ -f "pretrained/$method/checkpoint.pt" ] && resume=(--resume)
     LIMIT=${SECONDS_EACH:-120} step "pretrain-$method" "$python" -m evalkit.cli.main pretrain "$method" --preset micro "${data[@]}" \
-      --out "pretrained/$method" "${resume[@]}" --device cuda --set "run.epochs=${EPOCHS:-12}" --set run.batch=512 --probe-epochs 4
+      --out "pretrained/$method" "${resume[@]}" --device cuda --set "run.epochs=${EPOCHS:-12}" --set run.warmup=0.5 --set run.batch=512 --probe-epochs 4
     mkdir -p "$out/pretrained/$method"
     cp "pretrained/$method/"*.csv "pretrained/$method/"encoder.* "$out/pretrained/$method/"
   done

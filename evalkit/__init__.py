@@ -1,7 +1,7 @@
 """evalkit: how good is this frozen encoder, from whole scenes down to single patches.
 
     import evalkit
-    encoder = evalkit.load("micro-dino")
+    encoder = evalkit.load("micro-mgc")
     record = evalkit.evaluate(encoder, "mini-knn-ccp-items")
 
 Names below are imported on first use: `import evalkit` itself loads no torch.

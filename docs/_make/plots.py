@@ -1,10 +1,11 @@
-"""The two pictures of docs/images that no `evalkit show` draws: `python docs/_make/plots.py RUNS`, records in RUNS.
+"""The pictures of docs/images that no `evalkit show` draws: `python docs/_make/plots.py RUNS`, records in RUNS.
 
-evalkit eval micro-dino random --recipe mini-fewshot-5way1shot-ccp-items --out RUNS
+evalkit eval micro-mgc random --recipe mini-fewshot-5way1shot-ccp-items --out RUNS
 """
 
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 
@@ -18,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
 PHOTO = ROOT / "mini/coco/val2017/000000058636.jpg"
 SIDE, GAP = 88, 6
+IMAGES_SEEN = 82869
+"""Squares of the zoo's corpus, in one epoch."""
 
 
 def fewshot(runs: Path) -> None:
@@ -25,7 +28,7 @@ def fewshot(runs: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(5.2, 2.8), layout="constrained")
-    for encoder, colour, marker in (("micro-dino", "#0072b2", "o"), ("random", "#d55e00", "s")):
+    for encoder, colour, marker in (("micro-mgc", "#0072b2", "o"), ("random", "#d55e00", "s")):
         (record, *_) = records.find(runs, encoder, "mini-fewshot-5way1shot-ccp-items")
         rows = sorted((float(s["name"].split("=")[1]), s) for s in record.scores if s["name"].startswith("f1@T="))
         x = [threshold for threshold, _ in rows]
@@ -63,6 +66,29 @@ def variance() -> None:
     sheet.save(IMAGES / "variance.jpg", quality=72, optimize=True)
 
 
+def pretraining() -> None:
+    """For each encoder of the micro zoo, loss and effective rank of the features over the images that it saw."""
+    import matplotlib.pyplot as plt
+
+    logs = sorted((ROOT / "model_zoo/weights").glob("micro-*.log.csv"))
+    figure, grid = plt.subplots(3, 3, figsize=(8.4, 5.4), sharex=True, layout="constrained")
+    for axes, path in zip(grid.flat, logs, strict=True):
+        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(path.open())]
+        passes = [row["epoch"] * IMAGES_SEEN / 1000 for row in rows]
+        axes.plot(passes, [row["loss"] for row in rows], color="#0072b2")
+        axes.set_title(path.name.removesuffix(".log.csv"), fontsize=9)
+        rank = axes.twinx()
+        rank.plot(passes, [row["effective_rank"] for row in rows], color="#d55e00", lw=0.9)
+        rank.set_ylim(0, 20)
+        for side, colour in ((axes, "#0072b2"), (rank, "#d55e00")):
+            side.tick_params(axis="y", colors=colour, labelsize=7)
+            side.spines["top"].set_visible(False)
+    figure.supxlabel("images seen, thousands", fontsize=9)
+    figure.supylabel("loss", fontsize=9, color="#0072b2")
+    figure.savefig(IMAGES / "pretraining.svg", metadata={"Date": None})
+
+
 if __name__ == "__main__":
+    pretraining()
     variance()
     fewshot(Path(sys.argv[1] if len(sys.argv) > 1 else "runs"))

@@ -142,7 +142,7 @@ def section(recipe: Recipe) -> str:
     if recipe.config:
         facts.append("**Options**: " + ", ".join(code(f"{k} = {v}") for k, v in recipe.config.items()))
     root = "" if data.shipped else " --data-root DIR"
-    command = f"```sh\nevalkit eval micro-dino random pixels --recipe {recipe.id}{root}\n```"
+    command = f"```sh\nevalkit eval micro-mgc random pixels --recipe {recipe.id}{root}\n```"
     head = f"### {recipe.id} {{ #{recipe.id} data-toc-label='{recipe.id}' }}\n\n{inline(recipe.title)}"
     return "\n\n".join(filter(None, [head, "\n".join(f"- {fact}" for fact in facts), command, values(recipe)]))
 

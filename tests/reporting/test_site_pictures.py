@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ def test_a_deleted_photo_is_said_in_the_place_of_the_picture(tmp_path: Path, mon
     assert found.file == "" and found.why.startswith(pictures.FAILED) and "000000058636.jpg" in found.why
 
 
-def test_only_the_shipped_network_is_drawn() -> None:
-    micro = catalog.manifest("micro-dino")
+def test_only_the_shipped_network_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    micro = replace(catalog.manifest("micro-dino"), network="teacher")
     spec = {
         "id": "micro-dino",
         "family": micro.family,
@@ -84,6 +85,8 @@ def test_only_the_shipped_network_is_drawn() -> None:
         "digest": micro.sha256,
         "network": micro.network,
     }
+    monkeypatch.setattr(catalog, "manifest", {"micro-dino": micro, "pixels": catalog.manifest("pixels")}.__getitem__)
+    monkeypatch.setattr(catalog, "shipped_encoders", lambda: ["micro-dino", "pixels"])
     assert pictures.is_shipped(Encoder("a", "a", spec, False)) and pictures.is_shipped(PIXELS)
     for other in ({"digest": "0" * 64}, {"network": "student"}, {"id": "dino-s16"}, {"arch": "vit_small_patch16"}):
         assert not pictures.is_shipped(Encoder("a", "a", {**spec, **other}, False))
