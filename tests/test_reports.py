@@ -49,9 +49,7 @@ def test_a_number_that_somebody_changed_is_found(here: SimpleNamespace) -> None:
 
 def test_other_weights_and_other_recipes_make_a_record_old(here: SimpleNamespace, tmp_path: Path) -> None:
     record = next(
-        r
-        for r in records.find(here.unpacked(here.zip_of("demo"), tmp_path / "runs"))
-        if r.encoder["id"] == "micro-mgc"
+        r for r in records.find(here.unpacked(here.zip_of("demo"), tmp_path / "runs")) if r.encoder["id"] == "micro-mgc"
     )
     assert here.stale(record) == ""
     record.encoder["digest"] = "0" * 64  # type: ignore[index]
