@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import sys
+import tomllib
 from pathlib import Path
 
 import torch
@@ -19,8 +20,6 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
 PHOTO = ROOT / "mini/coco/val2017/000000058636.jpg"
 SIDE, GAP = 88, 6
-IMAGES_SEEN = 82869
-"""Squares of the zoo's corpus, in one epoch."""
 
 
 def fewshot(runs: Path) -> None:
@@ -74,9 +73,11 @@ def pretraining() -> None:
     figure, grid = plt.subplots(3, 3, figsize=(8.4, 5.4), sharex=True, layout="constrained")
     for axes, path in zip(grid.flat, logs, strict=True):
         rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(path.open())]
-        passes = [row["epoch"] * IMAGES_SEEN / 1000 for row in rows]
+        name = path.name.removesuffix(".log.csv")
+        training = tomllib.loads((ROOT / f"model_zoo/{name}.toml").read_text("utf-8"))["training"]
+        passes = [row["step"] * training["batch"] / 1000 for row in rows]
         axes.plot(passes, [row["loss"] for row in rows], color="#0072b2")
-        axes.set_title(path.name.removesuffix(".log.csv"), fontsize=9)
+        axes.set_title(name, fontsize=9)
         rank = axes.twinx()
         rank.plot(passes, [row["effective_rank"] for row in rows], color="#d55e00", lw=0.9)
         rank.set_ylim(0, 20)
