@@ -335,7 +335,7 @@ def test_online_sweep_equals_probes_written_out(last_blocks, few, monkeypatch):
     right, lost = judged([(out, of) for of in reported.values()] if few == 1 else folds, job, rows_of)
     best = max(right.values(), key=lambda row: row.mean())
     near = [key for key in right if right[key].mean() >= best.mean() - best.std(correction=0) / len(best) ** 0.5]
-    chosen = min(near, key=lost.__getitem__)
+    chosen = min(lost, key=lost.__getitem__)
     how = job.facts["choices"]["top1"]
     assert (how["chosen"], how["input"]) == (job.config.rates[chosen[1]], chosen[0])
     assert (how["held_out"], how["folds"]) == ((16, 0) if few == 1 else (80, 5))
