@@ -24,7 +24,13 @@ def at_edges(record: Record) -> dict[str, str]:
 
 
 def _is_edge(one: Any) -> bool:
-    return isinstance(one, Mapping) and one.get("edge") is not None
+    numbers = ("chosen", "values", "lowest", "highest")
+    return (
+        isinstance(one, Mapping)
+        and isinstance(one.get("what"), str)
+        and one.get("edge") in ("lowest", "highest")
+        and all(isinstance(one.get(name), int | float) for name in numbers)
+    )
 
 
 def told(record: Record) -> list[str]:
