@@ -123,9 +123,13 @@ def _videos(record: Record | None) -> None:
 def _measure(
     session: Session, encoder: Encoder, recipes: list[Recipe], given: dict[str, Any], progress: RichProgress
 ) -> list[Outcome]:
+    from evalkit.reporting import choices
+
     outcomes = []
     for outcome in session.run(encoder, recipes, given):
         progress.say(_line(encoder.spec.id, outcome))
+        for line in [] if outcome.record is None else choices.told(outcome.record):
+            progress.say(f"  [yellow]{line}[/]")
         outcomes.append(outcome)
     return outcomes
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from evalkit import catalog, records
 from evalkit.records import Record
-from evalkit.reporting import comparable
+from evalkit.reporting import choices, comparable
 from evalkit.reporting.names import name
 from evalkit.reporting.printed import Printed, doubtful, fitting, label, printed, score_of
 from evalkit.reporting.printed import network as network_of
@@ -177,6 +177,8 @@ def _measured(cell: PaperCell, measure: Measure, network: PaperNetwork, *, recor
         *([] if same else [f"{measure.recipe} is in the unit {score['unit']}, the paper's is {value['unit']}"]),
     ]
     told = [_CHOSEN.format(measure.recipe, cell.score)] if score["note"] == "best-on-test" else []
+    if sentence := choices.at_edges(record).get(cell.score):
+        told.append(f"{measure.recipe} {cell.score} of {network.encoder}: {sentence}")
     ours, half = score["value"] * scale, (score["high"] - score["low"]) / 2 * scale
     whole = comparable.limit_of(record) is None
     difference = math.nan if against or not whole else ours - float(value["value"])

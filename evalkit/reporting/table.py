@@ -15,7 +15,7 @@ from pathlib import Path
 from evalkit import catalog, records
 from evalkit.errors import RecordError
 from evalkit.records import Record
-from evalkit.reporting import comparable, standing
+from evalkit.reporting import choices, comparable, standing
 from evalkit.types import Column, Suite
 
 
@@ -102,6 +102,8 @@ def build(suite: Suite, out: Path, *, limit: int | None = None, against: str = "
         for c in row
         if c.untested
     ]
+    for column, found in zip(suite.columns, chosen, strict=True):
+        notes += choices.footnotes(found, column.score)
     notes += _footing(suite, cells, against)
     return Table(suite.title, heads, rows, tuple(dict.fromkeys(notes)), against or "best")
 
