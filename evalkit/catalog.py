@@ -158,11 +158,17 @@ def weights(name: str) -> Path | None:
     return Path(found.file) if found.file else None
 
 
+TWIN = "random:"
+"""Before an encoder's id or file: its untrained twin."""
+
+
 def located(encoder: str) -> Path | None:
-    """The weights of an encoder by id, manifest file or path of a weights file; None for a control.
+    """The weights of an encoder by id, manifest file or path of a weights file; None for a control. Of an untrained twin
+    (`random:ENCODER`) those of the encoder that it is a twin of.
 
     Raises UnknownName with the nearest ids, NotFetched, CheckpointError where there is no such file.
     """
+    encoder = encoder.removeprefix(TWIN)
     if encoder in manifests() or encoder.endswith(".toml"):
         return weights(encoder)
     path = Path(encoder)
@@ -252,7 +258,7 @@ def suite(name: str) -> Suite:
 
 def _check_encoders(path: Path, encoders: Iterable[str]) -> None:
     for encoder in encoders:
-        if encoder not in manifests():
+        if encoder.removeprefix(TWIN) not in manifests():
             raise CatalogError(f"{path}: {UnknownName('encoder', encoder, manifests())}")
 
 
