@@ -29,23 +29,25 @@ PLAIN, FIRST = "dino", ("dino", "mae")
 """The family whose networks are the plain ones, and the families that a network which several have is named by."""
 
 MICRO = "vit_micro_patch8_64"
-"""The plain network whose twin is the zoo's `random`."""
+"""The architecture of the shipped encoders; the twin of the plain one is the zoo's `random`."""
 
 
 def name(spec: EncoderSpec) -> str:
-    """The id of an encoder's twin, decided by its network alone: `random` for the plain micro network, `random-ARCH` for
-    another of DINO's, `random-FAMILY-ARCH` for those of other families; the input size and digits follow where size, mean,
-    std or network are not the family's own. "" for what has no twin: controls, and encoders without a known network."""
+    """The id of an encoder's twin, decided by its network alone; "" for what has none: controls, unknown networks.
+
+    `random-ARCH` for one of DINO's, `random-FAMILY-ARCH` for those of other families, without ARCH for the shipped micro
+    size; "patches" follows where there is no class token, the input size and digits where size, mean, std or network are not
+    the family's own.
+    """
     if not spec.built or spec.network == "untrained":
         return ""
     family, own = _home(spec)
-    parts = [part for part in ("random", "" if family == PLAIN else family, spec.arch) if part]
-    if not own:
-        parts.append(_digits(spec.built))
-    elif "cls" in spec.offers and not spec.built.get("cls", True):
-        parts.append("cls")
-    parts += _fed(spec, family)
-    return "random" if parts == ["random", MICRO] else "-".join(parts)
+    parts = ["random", "" if family == PLAIN else family, "" if spec.arch == MICRO else spec.arch]
+    parts += [
+        "" if own else _digits(spec.built),
+        "" if "cls" in spec.offers or spec.built.get("cls", True) else "patches",
+    ]
+    return "-".join(part for part in (*parts, *_fed(spec, family)) if part)
 
 
 def of(encoder: Encoder, seed: int = 0) -> Encoder:
