@@ -171,10 +171,10 @@ def located(encoder: str) -> Path | None:
     encoder = encoder.removeprefix(TWIN)
     if encoder in manifests() or encoder.endswith(".toml"):
         return weights(encoder)
-    path = Path(encoder)
-    if not path.exists() and not path.suffix and "/" not in encoder:
+    path, here = Path(encoder), os.path.exists(encoder)  # False too for what can be no path
+    if not here and not path.suffix and "/" not in encoder:
         raise UnknownName("encoder (or file)", encoder, manifests())
-    if not path.exists():
+    if not here:
         raise CheckpointError(f"there is no checkpoint file at {path}")
     return path
 
@@ -198,7 +198,11 @@ def _check_manifest(found: Manifest, path: Path) -> None:
 
 
 def _check_address(found: Manifest, path: Path) -> None:
-    parts = urllib.parse.urlsplit(found.url)
+    try:
+        parts = urllib.parse.urlsplit(found.url)
+        _ = parts.port
+    except ValueError as error:
+        raise CatalogError(f"{path}: key 'url' is {found.url!r}: no address ({error})") from None
     if parts.scheme not in ("https", "http", "file") or not (parts.netloc or parts.scheme == "file"):
         raise CatalogError(f"{path}: key 'url' is {found.url!r}: it is an https, http or file address")
     if found.file and Path(found.file).name != found.file:
