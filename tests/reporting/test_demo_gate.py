@@ -112,12 +112,15 @@ def test_uploads_at_a_time_are_bounded(tmp_path: Path) -> None:
 
         app = gate.Gate(waits, tmp_path, SMALL)
 
+        async def nothing() -> Any:
+            return {"type": "http.request", "body": b""}
+
         async def one() -> None:
             async def send(message: Any) -> None:
                 if "status" in message:
                     statuses.append(message["status"])
 
-            await app({"type": "http", "method": "POST", "path": ROUTES[0], "headers": []}, None, send)
+            await app({"type": "http", "method": "POST", "path": ROUTES[0], "headers": []}, nothing, send)
 
         tasks = [asyncio.create_task(one()) for _ in range(gate.AT_ONCE + 2)]
         while len(statuses) < 2:

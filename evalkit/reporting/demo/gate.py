@@ -48,8 +48,10 @@ class Gate:
     async def _upload(self, headers: Mapping[str, str], scope: Any, receive: Any, send: Any) -> None:
         said = headers.get("content-length", "0")
         if not said.isdecimal() or int(said) > self._most + FRAME:
+            await _drain(receive, TIMES * self._most)
             return await _refuse(scope, send, 413, f"an upload has at most {self._most / 1e6:g} MB")
         if self._arriving >= AT_ONCE:
+            await _drain(receive, TIMES * self._most)
             return await _refuse(scope, send, 429, f"{AT_ONCE} uploads are arriving; try again")
         self._arriving += 1
         try:
@@ -79,6 +81,7 @@ class Gate:
             if not over:
                 raise
         if over:
+            await _drain(receive, TIMES * self._most)
             await _refuse(scope, send, 413, f"an upload has at most {self._most / 1e6:g} MB")
 
 
@@ -96,6 +99,15 @@ def _place(origin: str) -> str:
         return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
+
+
+async def _drain(receive: Any, most: int) -> None:
+    """Read what still comes and forget it: a browser that is not listened to shows no answer."""
+    while most > 0:
+        message = await receive()
+        most -= len(message.get("body", b"")) or 1
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return
 
 
 def tidy(folder: Path, files: int, size: int) -> None:
