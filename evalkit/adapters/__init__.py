@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SHARED = frozenset(
     {"blocks", "class_attention", "encoder", "family", "files", "folders", "heads", "inspection", "instructions"}
-    | {"loading", "mismatch", "pickles", "positions", "renames", "specs", "vit", "wrappers"}
+    | {"loading", "mismatch", "pickles", "positions", "renames", "specs", "strangers", "twins", "vit", "wrappers"}
 )
 """The modules of this folder that families are built from."""
 

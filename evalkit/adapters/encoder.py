@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
+from evalkit.adapters import specs
 from evalkit.adapters.vit import VisionTransformer
 from evalkit.errors import FeatureError, NoProjection, Unsupported
 from evalkit.types import EncoderSpec, Tokens
@@ -21,6 +23,10 @@ class ViTEncoder(nn.Module):
         super().__init__()
         self.vit, self.spec, self.head = vit, spec, head
         self.eval().requires_grad_(False)
+
+    def untrained(self, spec: EncoderSpec, generator: torch.Generator) -> ViTEncoder:
+        """The same network as pretraining starts it, without the projection. spec: of the new encoder."""
+        return type(self)(specs.build(lambda: VisionTransformer(self.vit.config)).initialise(generator), spec)
 
     def encode(
         self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool | Sequence[bool] = True

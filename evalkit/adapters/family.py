@@ -120,7 +120,7 @@ class ViTFamily:
     version: raised when its numbers change. source: of the preprocessing. adapt: the architecture as a file's keys ask
     for it (LayerScale present or not); it must decide by keys, never by shapes that could be a mistake. head: makes the
     empty pretraining head for its state. encoder: what wraps the network. preprocessing: where it is not ImageNet's mean
-    and std at the native size.
+    and std at the native size. start: what its pretraining changes of `VisionTransformer.initialise`.
     """
 
     version: int
@@ -131,6 +131,7 @@ class ViTFamily:
     head: Callable[[State, ViTConfig], nn.Module] = no_head
     encoder: Callable[..., ViTEncoder] = ViTEncoder
     preprocessing: Callable[[ViTConfig], Preprocessing] | None = None
+    start: Callable[[VisionTransformer, torch.Generator], None] | None = None
 
     def load(self, manifest: Manifest, raw: RawCheckpoint) -> Encoder:
         """The encoder in a file, with its head where the file has one.

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as brief
@@ -20,7 +20,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from evalkit.adapters import pickles
+from evalkit.adapters import pickles, strangers
 from evalkit.errors import CheckpointError, DigestMismatch, UnsafeFile
 
 HEADER_LIMIT = 8 << 20
@@ -68,8 +68,22 @@ def _read(path: Path, sha256: str) -> RawCheckpoint:
     if sha256 and (digest := _digest(path)) != sha256:
         raise DigestMismatch(f"{path} is not the file that the manifest names: sha256 {digest}, expected {sha256}")
     readers = {"safetensors": _read_safetensors, "torch-zip": pickles.load_zip, "torch-legacy": pickles.load_legacy}
-    state = readers[kind](path)
+    _refuse_stranger(path, strangers.named)
+    try:
+        state = readers[kind](path)
+    except UnsafeFile:
+        raise
+    except CheckpointError:
+        _refuse_stranger(path, strangers.text)
+        raise
     return RawCheckpoint(state=state, container=kind, sha256=sha256 or _digest(path), path=path)
+
+
+def _refuse_stranger(path: Path, named: Callable[[bytes], str]) -> None:
+    with path.open("rb") as file:
+        what = named(file.read(512))
+    if what:
+        raise CheckpointError(f"{path} is no checkpoint: it is {what}")
 
 
 def _kind(path: Path) -> str:
@@ -91,7 +105,7 @@ def _kind(path: Path) -> str:
         raise CheckpointError(f"{path} is empty")
     if head.startswith(b"PK\x03\x04"):
         return "torch-zip"
-    if head[8:9] == b"{":
+    if head[8:9] == b"{" and not strangers.text(head):
         return "safetensors"
     if head[257:262] == b"ustar":
         raise CheckpointError(f"{path} is a tar archive (torch before 0.2): load and save it again with a newer torch")

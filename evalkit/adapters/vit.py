@@ -121,13 +121,7 @@ class VisionTransformer(nn.Module):
     def initialise(self, generator: torch.Generator) -> VisionTransformer:
         """Weights as MAE and MoCo v3 start (Xavier uniform, biases zero, position table from sines and cosines), tokens
         from a normal of deviation 0.02; reads no global state."""
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            elif name.endswith("token"):
-                nn.init.normal_(parameter, std=0.02, generator=generator)
-            elif parameter.ndim > 1 and name != "pos_embed":
-                nn.init.xavier_uniform_(parameter.flatten(1), generator=generator)
+        start(self, generator)
         if self.config.positions:
             with torch.no_grad():
                 self.pos_embed[:, self.config.prefix_rows :] = sine_cosine(self.config.grid, self.config.dim)
@@ -216,6 +210,18 @@ class VisionTransformer(nn.Module):
             x = block(x, geometry)
         last = self.blocks[-1]
         return last.attn.rows(last.norm1(x), torch.tensor(queries, device=x.device), geometry)  # type: ignore[no-any-return,operator,union-attr]
+
+
+def start(module: nn.Module, generator: torch.Generator) -> None:
+    """Matrices Xavier uniform, biases zero, tokens from a normal of deviation 0.02; norms, gains and the position table
+    stay as they are."""
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif name.endswith("token"):
+            nn.init.normal_(parameter, std=0.02, generator=generator)
+        elif parameter.ndim > 1 and name != "pos_embed":
+            nn.init.xavier_uniform_(parameter.flatten(1), generator=generator)
 
 
 def _relative(config: ViTConfig) -> RelativeBias:

@@ -75,7 +75,7 @@ def demo(
 
 def _named(checkpoints: list[str]) -> dict[str, str]:
     """By what the page calls them: zoo ids, and files without their folder where no two are called the same."""
-    short = {one: Path(one).name for one in checkpoints}
+    short = {one: one if one.startswith(catalog.TWIN) else Path(one).name for one in checkpoints}
     names = list(short.values())
     return {name if names.count(name) == 1 else one: one for one, name in short.items()}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from evalkit import catalog
 from evalkit.cli.options import (
@@ -37,6 +38,7 @@ from evalkit.errors import EvalkitError, RecordError, UsageError
 
 if TYPE_CHECKING:
     from evalkit.engine.evaluate import Outcome, Session
+    from evalkit.engine.naming import Named
     from evalkit.progress import RichProgress
     from evalkit.records import Record
     from evalkit.types import Encoder, Recipe
@@ -44,8 +46,8 @@ if TYPE_CHECKING:
 
 def evaluate(
     checkpoint: Annotated[list[str] | None, typer.Argument(
-        help="Zoo ids, manifest files or weights files; 'shipped' means every encoder that travels with evalkit, none the "
-        "suite's own.", autocompletion=complete_encoder)] = None,
+        help="Zoo ids, manifest files or weights files; random:ENCODER is the untrained twin of one, 'shipped' means every "
+        "encoder that travels with evalkit, none the suite's own.", autocompletion=complete_encoder)] = None,
     recipe: Annotated[list[str] | None, typer.Option("--recipe", "-r", help="A recipe id or file; may be given again.",
                                                      autocompletion=complete_recipe)] = None,
     suite: Annotated[str | None, typer.Option("--suite", "-s", help="All recipes of a suite.",
@@ -63,6 +65,11 @@ def evaluate(
     skip_broken: SkipBroken = False,
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("runs"),
     seed: Seed = 0,
+    name: Annotated[str, typer.Option(
+        help="Id of a weights file in records and tables (else its file name; digits of its digest where that is taken).")] = "",
+    controls: Annotated[bool | None, typer.Option(
+        "--controls/--no-controls", help="Measure pixels and the untrained twin of each network too.",
+        show_default="with --suite")] = None,
     save_masks: Annotated[Path | None, typer.Option(
         help="Folder for the label maps of one video recipe: indexed PNGs in the layout of DAVIS results.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON on standard output.")] = False,
@@ -76,9 +83,13 @@ def evaluate(
     for target in targets:
         catalog.located(target)
     wanted = {target: _recipes(recipe or [], suite, target) for target in targets}
-    if save_masks is not None and len(targets) > 1:
-        raise UsageError(f"--save-masks is for one encoder at a time; {len(targets)} were given")
+    if save_masks is not None and (len(targets) > 1 or controls):
+        raise UsageError(f"--save-masks is for one encoder at a time, without controls; {len(targets)} were given")
+    if name and len(targets) > 1:
+        raise UsageError(f"--name is for one encoder; {len(targets)} were given")
 
+    from evalkit.engine import naming
+    from evalkit.engine.controls import Beside
     from evalkit.engine.evaluate import Options, Outcome, Session, load
     from evalkit.progress import RichProgress
 
@@ -89,17 +100,29 @@ def evaluate(
     with RichProgress(quiet=as_json) as progress:
         session = Session(options, progress)
         outcomes: list[Outcome] = []
+        beside = Beside()
         try:
             for target in targets:
                 asked = given | {"checkpoint": target, "suite": suite}
                 try:
                     encoder = load(target, family=family, arch=arch, network=network, prefix=prefix, grid=grid_of(grid))
+                    called = naming.Named(target, network, name, alone=naming.alone(target, targets))
+                    encoder = _settled(encoder, called, out, progress)
                 except EvalkitError as error:
                     if len(targets) == 1:
                         raise
                     outcomes.append(Outcome(target, error=error))
                 else:
+                    beside.saw(encoder, target, wanted[target])
                     outcomes += _measure(session, encoder, wanted[target], asked, progress)
+            if suite is not None and save_masks is None if controls is None else controls:
+                for line in beside.said():
+                    progress.say(escape(line))
+                for control in beside.missing().values():
+                    asked = given | {"checkpoint": control.checkpoint, "suite": suite}
+                    options_of = {"family": family, "arch": arch, "network": network} if control.of else {}
+                    encoder = load(control.checkpoint, **options_of)
+                    outcomes += _measure(session, encoder, list(control.recipes.values()), asked, progress)
         except KeyboardInterrupt:
             typer.echo("evalkit: interrupted; what was computed is kept, the same command goes on from there", err=True)
             raise typer.Exit(130) from None
@@ -120,6 +143,21 @@ def _videos(record: Record | None) -> None:
     draw(f"{record.encoder['id']}   {record.recipe['id']}", rows, means)
 
 
+def _settled(encoder: Encoder, named: Named, out: Path, progress: RichProgress) -> Encoder:
+    """Under its own id; an id that is not the file's name is told."""
+    from evalkit.engine import naming
+
+    before = encoder.spec.id
+    encoder = naming.settle(encoder, named, out)
+    if encoder.spec.id not in (before, named.name):
+        progress.say(
+            escape(
+                f"{named.checkpoint}: called {encoder.spec.id}, as another network is called {before}; --name chooses"
+            )
+        )
+    return encoder
+
+
 def _measure(
     session: Session, encoder: Encoder, recipes: list[Recipe], given: dict[str, Any], progress: RichProgress
 ) -> list[Outcome]:
@@ -135,11 +173,11 @@ def _measure(
 
 
 def _line(encoder: str, outcome: Outcome) -> str:
-    name = f"[bold]{encoder}[/] {outcome.recipe}"
+    name = f"[bold]{escape(encoder)}[/] {escape(outcome.recipe)}"
     if outcome.record is None:
         return f"{name}: [red]failed[/], see below"
     if outcome.record.status == "n/a":
-        return f"{name}: n/a, {outcome.record.reason}"
+        return f"{name}: n/a, {escape(outcome.record.reason)}"
     how = "record reused" if outcome.reused else f"{outcome.record.seconds:.1f} s"
     return f"{name}: {describe_score(outcome.record)} ({how})"
 

@@ -47,6 +47,8 @@ def again(record: Record) -> tuple[Record, list[Row]]:
 def _weights(record: Record) -> tuple[str, dict[str, Any]]:
     """What was loaded: a zoo id or manifest; or else the file, with what `load` must not find out a second time."""
     encoder, given = record.encoder, record.arguments["given"].get("checkpoint", "")
+    if given.startswith(catalog.TWIN):
+        return given, {k: record.arguments["given"].get(k) or "" for k in ("family", "arch", "network")}
     if given in catalog.manifests() or given.endswith(".toml"):
         return given, {"network": record.arguments["given"].get("network") or ""}
     file = encoder["audit"].get("file")

@@ -11,6 +11,7 @@ from evalkit import records
 from evalkit.errors import RecordError
 from evalkit.metrics import bootstrap
 from evalkit.records import Record
+from evalkit.reporting.comparable import named, who
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,11 @@ class Difference:
 def differences(one: str, other: str, out: Path, *, recipe: str = "*", score: str = "") -> list[Difference]:
     """One `Difference` for each recipe that both encoders have comparable records of, the newest of each.
 
-    Raises RecordError where there is none, or where the outcomes do not belong to the same units.
+    one, other: see `comparable.named`. recipe: its id, "*" for all. Raises RecordError where there is none, where a name is
+    that of several networks, or where the outcomes do not belong to the same units.
     """
-    mine, theirs = (records.find(out, encoder=e, recipe=recipe) for e in (one, other))
+    found = [r for r in records.find(out) if recipe in ("*", r.recipe["id"])]
+    mine, theirs = ([r for r in found if who(r) == name] for name in (named(found, one), named(found, other)))
     latest = {(r.recipe["id"], r.comparable): r for r in theirs if r.status == "done"}
     pairs = {
         (r.recipe["id"], r.comparable): (r, latest[r.recipe["id"], r.comparable])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import catalog, records
+from evalkit.errors import CatalogError
 from evalkit.records import Record
 from evalkit.reporting import choices, comparable
 from evalkit.reporting.names import name
@@ -89,6 +90,7 @@ def build(table: PaperTable, out: Path, *, limit: int | None = None) -> PaperShe
         first = next(cell.printed for cell in cells if cell.printed is not None)
         section = name(label(first, row, table.section)) if table.section else ""
         lines.append(PaperLine(section, tuple(name(label(first, row, stub)) for stub in table.stubs), cells))
+    lines += [_control(table, encoder, found) for encoder in found.controls()]
     known = set(catalog.recipes())
     pending = tuple(not any(m.recipe in known for m in c.measures) for c in table.columns)
     columns = tuple((c.title, _unit(lines, i)) for i, c in enumerate(table.columns))
@@ -117,7 +119,7 @@ class _Found:
         if recipe not in self._records:
             held = records.find(self.out, recipe=recipe)
             digest = catalog.recipe(recipe).digest
-            kept = [r for r in held if r.recipe.get("digest") == digest and _is_of_the_zoo(r)]
+            kept = [r for r in held if r.recipe.get("digest") == digest and (_is_of_the_zoo(r) or _is_untrained(r))]
             if left := {r.encoder["id"] for r in held} - {r.encoder["id"] for r in kept}:
                 self.notes.append(
                     f"{recipe}: left out, another version of the recipe or no network of the zoo: {', '.join(sorted(left))}"
@@ -127,6 +129,17 @@ class _Found:
             newest = sorted(best.values(), key=lambda r: r.created)
             self._records[recipe] = {r.encoder["id"]: r for r in newest}
         return self._records[recipe].get(encoder)
+
+    def controls(self) -> list[str]:
+        """Ids of the controls that the recipes asked for so far have records of."""
+        held = {i: r for records_of in self._records.values() for i, r in records_of.items()}
+        return sorted(
+            (i for i, r in held.items() if comparable.is_control(r.encoder)), key=lambda i: (i == "pixels", i)
+        )
+
+
+def _is_untrained(record: Record) -> bool:
+    return record.encoder.get("network") == "untrained"
 
 
 def _is_of_the_zoo(record: Record) -> bool:
@@ -158,6 +171,35 @@ def _cell(table: PaperTable, row: PaperRow, column: PaperColumn, found: _Found) 
         if (record := found.record(measure.recipe, network.encoder)) is not None:
             return _measured(cell, measure, network, record=record, found=found)
     return dataclasses.replace(cell, recipe=existing[0].recipe, score=score_of(existing[0], value))
+
+
+def _control(table: PaperTable, encoder: str, found: _Found) -> PaperLine:
+    """What was measured here of a control, which the paper does not have, below its rows."""
+    cells = []
+    for column in table.columns:
+        printed_like = {"split_or_variant": ";".join(column.variant), "unit": "percent", "value": ""}
+        cell = PaperCell(None, encoder=encoder, text=BLANK)
+        for measure in column.measures:
+            if measure.recipe in catalog.recipes() and (record := found.record(measure.recipe, encoder)) is not None:
+                cell = _of_control(cell, measure, printed_like, record)
+                break
+        cells.append(cell)
+    return PaperLine("controls, measured here", (encoder, *[""] * (len(table.stubs) - 1)), tuple(cells))
+
+
+def _of_control(cell: PaperCell, measure: Measure, like: Printed, record: Record) -> PaperCell:
+    try:
+        wanted = score_of(measure, like) or str(record.recipe["headline"])
+    except CatalogError:  # a score that only a row's variant names
+        return cell
+    score = record.score(wanted)
+    if score is None:
+        return cell
+    scale = _scale(like, score)[0]
+    half = (score["high"] - score["low"]) / 2 * scale
+    return dataclasses.replace(
+        cell, recipe=measure.recipe, score=wanted, value=score["value"] * scale, half=half, n=int(score["n"])
+    )
 
 
 def _measured(cell: PaperCell, measure: Measure, network: PaperNetwork, *, record: Record, found: _Found) -> PaperCell:

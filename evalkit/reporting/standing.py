@@ -43,15 +43,16 @@ def of(chosen: Mapping[str, Record], out: Path, *, score: str = "", best: str = 
             for who, value in values.items()} | {who: Standing() for who in chosen if who not in values}  # fmt: skip
 
 
-def against(reference: str, chosen: Mapping[str, Record], out: Path, *, score: str = "") -> dict[str, Standing]:
-    """Each against the one that is named; "" for all where that one has no value."""
-    held = chosen.get(reference)
-    if held is None or math.isnan(_value(held, score)):
-        return dict.fromkeys(chosen, Standing())
-    return {
-        who: Standing() if who == reference or math.isnan(_value(record, score)) else _against(held, record, out, score)
-        for who, record in chosen.items()
-    }
+def against(
+    references: Mapping[str, str], chosen: Mapping[str, Record], out: Path, *, score: str = ""
+) -> dict[str, Standing]:
+    """Each against its own reference; "" where it has none, is its own, or one of the two has no value."""
+    judged = {}
+    for who, record in chosen.items():
+        held = chosen.get(references.get(who, ""))
+        known = held is not None and held is not record and not math.isnan(_value(held, score) + _value(record, score))
+        judged[who] = _against(held, record, out, score) if held is not None and known else Standing()
+    return judged
 
 
 def _value(record: Record, score: str) -> float:

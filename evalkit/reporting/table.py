@@ -8,15 +8,18 @@ out is told under the table. `*` is a paired bootstrap against the best of the c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from evalkit import catalog, records
 from evalkit.errors import RecordError
 from evalkit.records import Record
 from evalkit.reporting import choices, comparable, standing
 from evalkit.types import Column, Suite
+
+RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -83,15 +86,17 @@ def build(suite: Suite, out: Path, *, limit: int | None = None, against: str = "
         notes += [f"{column.recipe}: {line}" for line in said]
     names = comparable.short({who for found in chosen for who in found})
     chosen = [{names[who]: record for who, record in found.items()} for found in chosen]
-    encoders = _order(suite, {e for found in chosen for e in found})
+    encoders = _order(suite, {e: record.encoder for found in chosen for e, record in found.items()})
     if not encoders:
         raise RecordError(
             f"{out}: no record of suite {suite.id}; measure first: evalkit eval ENCODER --suite {suite.id}"
         )
-    if against and against not in encoders:
+    described = {e: record.encoder for found in chosen for e, record in found.items()}
+    references = _references(against, described)
+    if against and not references:
         raise RecordError(f"{out}: no record of {against} here to test against; there are: {', '.join(encoders)}")
     cells = [
-        _column(column, found, encoders, out, against) for column, found in zip(suite.columns, chosen, strict=True)
+        _column(column, found, encoders, out, references) for column, found in zip(suite.columns, chosen, strict=True)
     ]
     rows = {e: tuple(column[i] for column in cells) for i, e in enumerate(encoders)}
     heads = tuple(_head(column, found) for column, found in zip(suite.columns, chosen, strict=True))
@@ -104,14 +109,48 @@ def build(suite: Suite, out: Path, *, limit: int | None = None, against: str = "
     ]
     for column, found in zip(suite.columns, chosen, strict=True):
         notes += choices.footnotes(found, column.score)
-    notes += _footing(suite, cells, against)
+    if len(set(references.values())) > 1:
+        against = "its untrained twin"
+    notes += _footing(suite, cells, against) + list(_twins(described))
     return Table(suite.title, heads, rows, tuple(dict.fromkeys(notes)), against or "best")
 
 
-def _order(suite: Suite, encoders: set[str]) -> list[str]:
-    controls = {e for e in encoders & set(catalog.manifests()) if catalog.manifest(e).control}
+def _order(suite: Suite, encoders: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The suite's own first, in its order; controls last, untrained twins before the others."""
     known = {e: i for i, e in enumerate(suite.encoders)}
-    return sorted(encoders, key=lambda e: (e in controls, known.get(e, len(known)), e))
+
+    def place(e: str) -> tuple[bool, bool, int, str]:
+        control = comparable.is_control(encoders[e])
+        return control, control and not _untrained(e, encoders[e]), known.get(e, len(known)), e
+
+    return sorted(encoders, key=place)
+
+
+def _untrained(name: str, encoder: Mapping[str, Any]) -> bool:
+    return name == RANDOM or encoder.get("network") == "untrained"
+
+
+def _references(against: str, encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """By encoder, whom it is tested against: `against`; where that is `random`, its own untrained twin, `random` itself where
+    a record does not say which network it is of. Empty where there is no such row."""
+    if against == RANDOM and any(_untrained(e, found) for e, found in encoders.items()):
+        return {e: found.get("twin") or (e if _untrained(e, found) else RANDOM) for e, found in encoders.items()}
+    return dict.fromkeys(encoders, against) if against in encoders else {}
+
+
+def _twins(encoders: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Whose untrained twins the rows are, and which twins have no row."""
+    of: dict[str, list[str]] = {}
+    for name, encoder in encoders.items():
+        if twin := encoder.get("twin"):
+            of.setdefault(twin, []).append(name)
+    there = [f"{twin} of {', '.join(sorted(names))}" for twin, names in of.items() if twin in encoders]
+    if there:
+        yield f"the same network untrained: {'; '.join(there)}"
+    for twin, names in of.items():
+        if twin not in encoders:
+            one = next((name for name in names if name in catalog.manifests()), "FILE")
+            yield f"{', '.join(sorted(names))}: not measured untrained ({twin}): evalkit eval {catalog.TWIN}{one}"
 
 
 def _head(column: Column, found: Mapping[str, Record]) -> tuple[str, str]:
@@ -121,18 +160,18 @@ def _head(column: Column, found: Mapping[str, Record]) -> tuple[str, str]:
 
 
 def _column(
-    column: Column, found: Mapping[str, Record], encoders: Sequence[str], out: Path, against: str
+    column: Column, found: Mapping[str, Record], encoders: Sequence[str], out: Path, references: Mapping[str, str]
 ) -> list[Cell]:
     best = catalog.recipe(column.recipe).best
     judged = (
-        standing.against(against, found, out, score=column.score)
-        if against
+        standing.against(references, found, out, score=column.score)
+        if references
         else standing.of(found, out, score=column.score, best=best)
     )
     cells = [_cell(column, found.get(e), judged.get(e, standing.Standing())) for e in encoders]
     values = [c.value for c in cells if c.measured]
     top = (max if best == "max" else min)(values) if values else math.nan
-    return [replace(c, best=c.value == top, told=bool(against)) for c in cells]
+    return [replace(c, best=c.value == top, told=bool(references)) for c in cells]
 
 
 def _cell(column: Column, record: Record | None, found: standing.Standing) -> Cell:

@@ -43,6 +43,7 @@ class EncoderSpec:
     grid: (h, w) patches at the native size. network: which of the file's networks was taken
     ("teacher", "momentum", "backbone", "untrained" ...). digest: sha256 of the weights file, "" where
     there is none. seed: of an untrained encoder. offers: the needs it can meet. audit: what loading did with each key.
+    built: all that decides the network but its weights, {} where it has none (`adapters.twins`).
     """
 
     id: str
@@ -61,6 +62,7 @@ class EncoderSpec:
     seed: int | None = None
     parameters: int = 0
     audit: Mapping[str, Any] = field(default_factory=dict)
+    built: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Encoder(Protocol):

@@ -125,6 +125,14 @@ def test_paths_and_addresses_are_no_uploads(server):
         assert taken(server, path)["success"] is False
 
 
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"}]
+)
+@pytest.mark.parametrize("path", ["upload", "queue/join", "cancel", "reset"])
+def test_other_sites_change_nothing(server, path, headers):
+    assert fetched(f"{server}/gradio_api/{path}", b"x", **headers)[0] == 403
+
+
 def test_uploads_that_are_refused(server):
     noise = np.random.default_rng(0).integers(0, 255, (700, 700, 3), dtype=np.uint8)
     kept = io.BytesIO()

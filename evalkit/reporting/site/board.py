@@ -116,7 +116,7 @@ def build(read: Collected) -> Board:
 def _encoders(found: Iterable[Record]) -> tuple[Encoder, ...]:
     newest = {comparable.who(record): record for record in found}
     names = comparable.short(newest)
-    made = [Encoder(w, names[w], r.encoder, collected.is_control(str(r.encoder["id"]))) for w, r in newest.items()]
+    made = [Encoder(w, names[w], r.encoder, comparable.is_control(r.encoder)) for w, r in newest.items()]
     return tuple(sorted(made, key=lambda e: (e.control, e.name)))
 
 
