@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,10 +107,11 @@ def _videos(record: Record | None) -> None:
     """The table per video of a record that has one: told where one recipe was asked for, among many it would be lost."""
     if record is None or not (found := record.facts.get("videos")):
         return
+    from evalkit.reporting import intervals
     from evalkit.reporting.videos import Mean, Row, draw
 
     rows = [Row(k, r["objects"], r["scored_frames"], r["J&F"], r["J"], r["F"]) for k, r in found.items()]
-    means = [Mean(s["name"], s["value"], s["low"], s["high"], s["n"]) for s in record.scores]
+    means = [Mean(s["name"], s["value"], s["low"], s["high"], s["n"], intervals.method(s)) for s in record.scores]
     draw(f"{record.encoder['id']}   {record.recipe['id']}", rows, means)
 
 
@@ -140,13 +140,14 @@ def describe_score(record: Record) -> str:
     score = record.score()
     if score is None:
         raise RecordError(f"{record.recipe['id']}: no score {record.recipe['headline']!r} in the record")
+    from evalkit.reporting import intervals
+
     percent = score["unit"] == "fraction"
     scale, unit = (100, " %") if percent else (1, f" {score['unit']}")
     digits = 1 if percent else 3
-    low, high = score["low"], score["high"]
-    bounded = None not in (low, high) and not math.isnan(high - low)  # a single unit to resample gives no interval
-    spread = f" ± {(high - low) / 2 * scale:.{digits}f}" if bounded else ""
-    return f"{score['name']} {score['value'] * scale:.{digits}f}{unit}{spread} (n {score['n']})"
+    spread = intervals.spread(score, scale=scale, digits=digits)
+    n = "" if "(n " in spread else f" (n {score['n']})"
+    return f"{score['name']} {score['value'] * scale:.{digits}f}{unit}{spread}{n}"
 
 
 def _finish(outcomes: list[Outcome], out: Path, as_json: bool) -> None:

@@ -130,7 +130,10 @@ def scores(clips: Sequence[ClipScore], *, seed: int = 0) -> list[Score]:
         columns[letter] = [row.mean for row in rows]
         columns[f"{letter}-recall"] = [row.recall for row in rows]
         columns[f"{letter}-decay"] = [row.decay for row in rows]
-    return [bootstrap.score(name, outcomes, videos, seed=seed) for name, outcomes in columns.items()]
+    return [
+        bootstrap.score(name, outcomes, videos, seed=seed, bounded=not name.endswith("decay"))
+        for name, outcomes in columns.items()
+    ]
 
 
 def radius(shape: tuple[int, ...], bound: float = BOUND) -> int:

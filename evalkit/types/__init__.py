@@ -37,7 +37,7 @@ from evalkit.types.recipes import (
     Suite,
     ViewRef,
 )
-from evalkit.types.results import Checkpoint, Job, Progress, Score
+from evalkit.types.results import Checkpoint, IntervalMethod, Job, Progress, Score
 from evalkit.types.words import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -71,6 +71,7 @@ __all__ = [
     "Fitting",
     "Instances",
     "Interpolation",
+    "IntervalMethod",
     "Job",
     "Judged",
     "Judgement",

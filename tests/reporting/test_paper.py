@@ -259,7 +259,7 @@ def test_a_value_of_nothing_is_not_a_number(tmp_path: Path) -> None:
 
 def test_as_many_decimals_as_printed(tmp_path: Path) -> None:
     row = next(r for r in catalog.papers() if r["value"] == "0.12")
-    found = paper.PaperCell(row, value=0.1249, half=0.004, difference=-0.0001, text="")
+    found = paper.PaperCell(row, value=0.1249, spread=" ± 0.00", difference=-0.0001, text="")
     assert paper_formats.text(found) == "0.12 / 0.12 ± 0.00 (+0.00)"
 
 
