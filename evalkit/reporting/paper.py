@@ -2,8 +2,8 @@
 
 Printed values come from reports/published/papers.csv alone, found by the selectors of a `PaperTable`. The encoder of a cell
 is the one in the zoo whose `published_as` selects the printed row, the recipe is the column's first `Measure` that fits
-and has a record. A difference is shown where the recipe is the printed protocol, the encoder the printed network, and all
-the data were measured.
+and has a record. A difference is shown where the recipe is the printed protocol, the encoder the printed network, and the
+data are those that were published (`datasets.published`), all of them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import catalog, records
+from evalkit.datasets import published
 from evalkit.records import Record
 from evalkit.reporting import comparable, intervals
 from evalkit.reporting.names import name
@@ -179,10 +180,13 @@ def _measured(cell: PaperCell, measure: Measure, network: PaperNetwork, *, recor
         *([] if network.certain else [f"{network.encoder}: {network.why}"]),
         *([] if same else [f"{measure.recipe} is in the unit {score['unit']}, the paper's is {value['unit']}"]),
     ]
+    whole = comparable.limit_of(record) is None
+    if whole and not against:  # a reason against a difference is enough
+        gaps = published.differences(catalog.recipe(measure.recipe).dataset, record.data)
+        against += [f"{measure.recipe}, {network.encoder}: other data than printed: {'; '.join(gaps)}"] if gaps else []
     told = [_CHOSEN.format(measure.recipe, cell.score)] if score["note"] == "best-on-test" else []
     ours, how = score["value"] * scale, intervals.method(score)
     half = math.nan if how == "none" else (score["high"] - score["low"]) / 2 * scale
-    whole = comparable.limit_of(record) is None
     difference = math.nan if against or not whole else ours - float(value["value"])
     numbers = tuple(found.footnote(text) for text in (*against, *told))
     text = "NaN" if math.isnan(ours) else ""

@@ -20,6 +20,7 @@ from evalkit.types.data import (
     Sample,
     Segmented,
     Skeleton,
+    SplitSize,
     View,
 )
 from evalkit.types.encoders import Encoder, EncoderSpec, Manifest, Preprocessing, PublishedAs, Tokens
@@ -98,6 +99,7 @@ __all__ = [
     "Segmented",
     "Skeleton",
     "Source",
+    "SplitSize",
     "Suite",
     "Tokens",
     "View",
