@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evalkit.cli.options import complete_encoder
-from evalkit.metrics.intervals import FEWEST
 
 if TYPE_CHECKING:
     from evalkit.reporting.compare import Difference
@@ -35,6 +34,8 @@ def compare(
 
 
 def _verdict(found: Difference) -> str:
+    from evalkit.metrics.intervals import FEWEST
+
     apart = found.difference.apart
     if apart is None:
         return f"(n {found.n}): whether they differ cannot be told with {found.units} ({FEWEST} are the fewest)"

@@ -164,16 +164,14 @@ def score(
     unit: str = "fraction",
     note: str = "",
     seed: int = 0,
-    bounded: bool | None = None,
 ) -> Score:
     """A `Score` whose value is the mean outcome, with its 95 % interval and the outcomes that it comes from.
 
     outcomes, groups: as in `interval`, arrays or CPU tensors; stored as float32 and int64. labels: (n,) class of each
-    unit. bounded: as in `interval`, None for whether the unit is a fraction. An empty list gives NaN with n = 0. Raises
-    as `interval`.
+    unit. unit: those of a "fraction" are bounded. An empty list gives NaN with n = 0. Raises as `interval`.
     """
     values = _units(outcomes)
-    bounds = interval(values, groups, seed=seed, bounded=unit == "fraction" if bounded is None else bounded)
+    bounds = interval(values, groups, seed=seed, bounded=unit == "fraction")
     return Score(
         name=name,
         value=float(values.mean()) if values.size else float("nan"),

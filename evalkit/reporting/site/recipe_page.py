@@ -134,7 +134,7 @@ def _linked(said: str) -> Safe:
     return tag("a", said, href=f"https://arxiv.org/abs/{number[1]}") if number else text(said)
 
 
-def _data(column: Column) -> str:
+def _measured_on(column: Column) -> str:
     """Whether the column was measured on the data that papers measured."""
     if column.id not in catalog.recipes():
         return ""
@@ -144,9 +144,7 @@ def _data(column: Column) -> str:
 
 def _published(column: Column) -> Safe:
     rows = published.of(column.recipe)
-    said = (
-        f"What papers print for this recipe. It compares only with the same network on the same data. {_data(column)}"
-    )
+    said = f"What papers print for this recipe. It compares only with the same network on the same data. {_measured_on(column)}"
     shown = table(published.HEADS, rows, label="Published values")
     none = tag("p", "No paper prints a number for exactly this recipe and these data.", class_="quiet")
     return tag(
