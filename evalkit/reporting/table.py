@@ -167,7 +167,7 @@ def _footing(suite: Suite, cells: Sequence[Sequence[Cell]], against: str) -> lis
 
 _STARS = (
     "* differs from {}: the 95 % interval of the difference, from a paired bootstrap (both on the same resampled test images), "
-    "does not hold 0, and p < 0.05; one test per cell, not corrected for how many there are"
+    "does not hold 0, and p is below 0.05; one test per cell, not corrected for how many there are"
 )
 
 

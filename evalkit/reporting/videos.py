@@ -47,14 +47,14 @@ def draw(title: str, rows: list[Row], means: Iterable[Mean]) -> None:
         table.add_row(row.name, str(row.objects), str(row.frames), *values)
     console = Console()
     console.print(table)
-    objects = 0
+    objects, bounded = 0, False
     for mean in means:
         shown = _bounds(mean, len(rows))
         console.print(f"  {mean.name:<9} {100 * mean.value:5.1f} %  {shown}", highlight=False, markup=False)
-        objects = mean.n
+        objects, bounded = mean.n, bounded or mean.interval == "bootstrap"
     console.print(
-        f"  means over {objects} objects of {len(rows)} videos; first and last frames left out; 95 % intervals by bootstrap "
-        "over videos",
+        f"  means over {objects} objects of {len(rows)} videos; first and last frames left out"
+        + ("; 95 % intervals by bootstrap over videos" if bounded else ""),
         style="dim", highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
 
