@@ -50,11 +50,18 @@ def verify(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Path of this dataset itself.")] = None,
 ) -> None:
-    """Say what is missing or wrong in a dataset, all of it, with the expected layout; exit code 1 if anything is."""
+    """Say what is missing or wrong in a dataset, all of it, with the expected layout; exit code 1 if anything is.
+
+    By the name of a folder (imagenet ...) it must have the classes and photos of the published data set too; by that of a
+    module (image_folder ...) any data in its layout are complete.
+    """
     from evalkit import datasets
+    from evalkit.datasets import published
 
     reference, path = _located(dataset, data_root, data)
     problems = datasets.verify(reference.name, path)
+    if dataset == reference.folder:  # a folder's name is a published data set; a module's is any data in its layout
+        problems = list(dict.fromkeys([*problems, *published.problems(reference, path)]))
     if problems:
         raise MissingFiles("\n  ".join([f"{path}: {len(problems)} problems as {reference.name}:", *problems]))
     typer.echo(f"{path}: complete as {reference.name}")

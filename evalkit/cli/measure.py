@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,6 +96,9 @@ def evaluate(
         data_root=data_root, data=pairs(data), device=device.value, precision=precision.value, limit=limit,
         skip_broken=skip_broken, out=out, seed=seed, save_masks=save_masks,
     )  # fmt: skip
+    asks: dict[str, Any] = {
+        "family": family, "arch": arch, "network": network, "prefix": prefix, "grid": grid_of(grid),
+    }  # fmt: skip
     with RichProgress(quiet=as_json) as progress:
         session = Session(options, progress)
         outcomes: list[Outcome] = []
@@ -105,7 +107,7 @@ def evaluate(
             for target in targets:
                 asked = given | {"checkpoint": target, "suite": suite}
                 try:
-                    encoder = load(target, family=family, arch=arch, network=network, prefix=prefix, grid=grid_of(grid))
+                    encoder = load(target, **asks)
                     called = naming.Named(target, network, name, alone=naming.alone(target, targets))
                     encoder = _settled(encoder, called, out, progress)
                 except EvalkitError as error:
@@ -120,8 +122,7 @@ def evaluate(
                     progress.say(escape(line))
                 for control in beside.missing().values():
                     asked = given | {"checkpoint": control.checkpoint, "suite": suite}
-                    options_of = {"family": family, "arch": arch, "network": network} if control.of else {}
-                    encoder = load(control.checkpoint, **options_of)
+                    encoder = load(control.checkpoint, **(asks if control.of else {}))
                     outcomes += _measure(session, encoder, list(control.recipes.values()), asked, progress)
         except KeyboardInterrupt:
             typer.echo("evalkit: interrupted; what was computed is kept, the same command goes on from there", err=True)
@@ -136,10 +137,11 @@ def _videos(record: Record | None) -> None:
     """The table per video of a record that has one: told where one recipe was asked for, among many it would be lost."""
     if record is None or not (found := record.facts.get("videos")):
         return
+    from evalkit.reporting import intervals
     from evalkit.reporting.videos import Mean, Row, draw
 
     rows = [Row(k, r["objects"], r["scored_frames"], r["J&F"], r["J"], r["F"]) for k, r in found.items()]
-    means = [Mean(s["name"], s["value"], s["low"], s["high"], s["n"]) for s in record.scores]
+    means = [Mean(s["name"], s["value"], s["low"], s["high"], s["n"], intervals.method(s)) for s in record.scores]
     draw(f"{record.encoder['id']}   {record.recipe['id']}", rows, means)
 
 
@@ -187,13 +189,14 @@ def describe_score(record: Record) -> str:
     score = record.score()
     if score is None:
         raise RecordError(f"{record.recipe['id']}: no score {record.recipe['headline']!r} in the record")
+    from evalkit.reporting import intervals
+
     percent = score["unit"] == "fraction"
     scale, unit = (100, " %") if percent else (1, f" {score['unit']}")
     digits = 1 if percent else 3
-    low, high = score["low"], score["high"]
-    bounded = None not in (low, high) and not math.isnan(high - low)  # a single unit to resample gives no interval
-    spread = f" ± {(high - low) / 2 * scale:.{digits}f}" if bounded else ""
-    return f"{score['name']} {score['value'] * scale:.{digits}f}{unit}{spread} (n {score['n']})"
+    spread = intervals.spread(score, scale=scale, digits=digits)
+    n = "" if "(n " in spread else f" (n {score['n']})"
+    return f"{score['name']} {score['value'] * scale:.{digits}f}{unit}{spread}{n}"
 
 
 def _finish(outcomes: list[Outcome], out: Path, as_json: bool) -> None:

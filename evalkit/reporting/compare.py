@@ -16,7 +16,10 @@ from evalkit.reporting.comparable import named, who
 
 @dataclass(frozen=True)
 class Difference:
-    """one minus other, in the score's unit, with its 95 % interval; p of no difference (two-sided, bootstrap)."""
+    """one minus other, in the score's unit, with its 95 % interval; p of no difference (two-sided, bootstrap).
+
+    n: units of the score. groups: how many were resampled, those of one image or video together.
+    """
 
     recipe: str
     score: str
@@ -24,6 +27,12 @@ class Difference:
     other: float
     difference: bootstrap.Paired
     n: int
+    groups: int
+
+    @property
+    def units(self) -> str:
+        """`6 units in 2 groups`: what was resampled, for messages."""
+        return f"{self.n} units" if self.groups == self.n else f"{self.n} units in {self.groups} groups"
 
 
 def differences(one: str, other: str, out: Path, *, recipe: str = "*", score: str = "") -> list[Difference]:
@@ -63,7 +72,8 @@ def difference(one: Record, other: Record, out: Path, score: str = "") -> Differ
             f"({len(a)} and {len(b)}), perhaps because broken images were skipped for one of them"
         )
     paired = bootstrap.paired(a, b, groups, seed=0)
-    return Difference(one.recipe["id"], name, bootstrap.statistic(a), bootstrap.statistic(b), paired, len(a))
+    return Difference(one.recipe["id"], name, bootstrap.statistic(a), bootstrap.statistic(b), paired, len(a),
+                      len(a) if groups is None else len(np.unique(groups)))  # fmt: skip
 
 
 def _of_resamples(one: Record, other: Record, out: Path, name: str) -> Difference | None:
@@ -79,4 +89,5 @@ def _of_resamples(one: Record, other: Record, out: Path, name: str) -> Differenc
         )
     mine, theirs = (next(s for s in record.scores if s["name"] == name) for record in (one, other))
     paired = bootstrap.paired_resamples(mine["value"] - theirs["value"], a, b)
-    return Difference(one.recipe["id"], name, mine["value"], theirs["value"], paired, min(mine["n"], theirs["n"]))
+    n = min(mine["n"], theirs["n"])
+    return Difference(one.recipe["id"], name, mine["value"], theirs["value"], paired, n, n)

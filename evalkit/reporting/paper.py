@@ -2,8 +2,8 @@
 
 Printed values come from reports/published/papers.csv alone, found by the selectors of a `PaperTable`. The encoder of a cell
 is the one in the zoo whose `published_as` selects the printed row, the recipe is the column's first `Measure` that fits
-and has a record. A difference is shown where the recipe is the printed protocol, the encoder the printed network, and all
-the data were measured.
+and has a record. A difference is shown where the recipe is the printed protocol, the encoder the printed network, and the
+data are those that were published (`datasets.published`), all of them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import catalog, records
+from evalkit.datasets import published
 from evalkit.errors import CatalogError
 from evalkit.records import Record
-from evalkit.reporting import choices, comparable
+from evalkit.reporting import choices, comparable, intervals
 from evalkit.reporting.names import name
 from evalkit.reporting.printed import Printed, doubtful, fitting, label, printed, score_of
 from evalkit.reporting.printed import network as network_of
@@ -32,6 +33,7 @@ NO_RECORD, NO_ENCODER, NO_RECIPE, BLANK = "—", "×", "·", ""
 class PaperCell:
     """printed: None where the paper has nothing. value, half, difference: in the printed unit, NaN where there is none.
 
+    spread: the interval as it is printed after the value; interval: how it was found.
     doubt, remarks: numbers of footnotes on the printed and on the measured value. text: instead of a measured value.
     """
 
@@ -42,6 +44,8 @@ class PaperCell:
     score: str = ""
     value: float = math.nan
     half: float = math.nan
+    spread: str = ""
+    interval: str = "bootstrap"
     n: int = 0
     difference: float = math.nan
     remarks: tuple[int, ...] = ()
@@ -218,17 +222,22 @@ def _measured(cell: PaperCell, measure: Measure, network: PaperNetwork, *, recor
         *([] if network.certain else [f"{network.encoder}: {network.why}"]),
         *([] if same else [f"{measure.recipe} is in the unit {score['unit']}, the paper's is {value['unit']}"]),
     ]
+    whole = comparable.limit_of(record) is None
+    if whole and not against:  # a reason against a difference is enough
+        gaps = published.differences(catalog.recipe(measure.recipe).dataset, record.data)
+        against += [f"{measure.recipe}, {network.encoder}: other data than printed: {'; '.join(gaps)}"] if gaps else []
     told = [_CHOSEN.format(measure.recipe, cell.score)] if score["note"] == "best-on-test" else []
     if sentence := choices.at_edges(record).get(cell.score):
         told.append(f"{measure.recipe} {cell.score} of {network.encoder}: {sentence}")
-    ours, half = score["value"] * scale, (score["high"] - score["low"]) / 2 * scale
-    whole = comparable.limit_of(record) is None
+    ours, how = score["value"] * scale, intervals.method(score)
+    half = math.nan if how == "none" else (score["high"] - score["low"]) / 2 * scale
     difference = math.nan if against or not whole else ours - float(value["value"])
     numbers = tuple(found.footnote(text) for text in (*against, *told))
     text = "NaN" if math.isnan(ours) else ""
     return dataclasses.replace(
-        cell, value=ours, half=half, n=int(score["n"]), difference=difference, remarks=numbers, text=text
-    )
+        cell, value=ours, half=half, n=int(score["n"]), difference=difference, remarks=numbers, text=text, interval=how,
+        spread=intervals.spread(score, scale=scale, digits=max(1, cell.digits)),
+    )  # fmt: skip
 
 
 _CHOSEN = "{} {}: test data chose it, as in the paper; the record's headline is chosen without them"
@@ -250,7 +259,8 @@ def _unit(lines: Sequence[PaperLine], column: int) -> str:
 def _notes(table: PaperTable, lines: Sequence[PaperLine]) -> Iterator[str]:
     held = [cell for line in lines for cell in line.cells]
     texts = {cell.text for cell in held}
-    yield "printed / measured here ± half of the 95 % interval (difference, where network and protocol are the printed ones)"
+    yield "printed / measured here ± half of the 95 % interval (difference, where network, protocol and data are the printed ones)"
+    yield from intervals.notes(cell.interval for cell in held if not math.isnan(cell.value))
     for recipe, encoders in _unmeasured(held).items():
         yield f"{NO_RECORD} no record here: evalkit eval {' '.join(encoders)} --recipe {recipe}"
     if NO_ENCODER in texts:

@@ -25,9 +25,7 @@ def ours(cell: PaperCell) -> str:
     if math.isnan(cell.value):
         return cell.text + _marks(cell.remarks)
     digits = max(1, cell.digits)
-    said = f"{cell.value:.{digits}f}"
-    if not math.isnan(cell.half):
-        said += f" ± {cell.half:.{digits}f}"
+    said = f"{cell.value:.{digits}f}{cell.spread}"
     if not math.isnan(cell.difference):
         said += f" ({round(cell.difference, digits) + 0.0:+.{digits}f})"
     return said + _marks(cell.remarks)

@@ -1,6 +1,7 @@
 """Who is best among comparable records of one recipe, and who cannot be told apart from the best, or from a chosen one.
 
-"Tied" is a paired bootstrap (`reporting.compare`) on the same test images whose 95 % interval of the difference holds 0.
+"Tied" is a paired bootstrap (`reporting.compare`) on the same test images that does not tell them apart (`Paired.apart`):
+the 95 % interval of the difference holds 0.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Literal
 from safetensors import SafetensorError
 
 from evalkit.errors import EvalkitError
+from evalkit.metrics.intervals import FEWEST
 from evalkit.records import Record
 from evalkit.reporting import compare
 
@@ -62,10 +64,10 @@ def _value(record: Record, score: str) -> float:
 
 def _against(reference: Record, record: Record, out: Path, score: str) -> Standing:
     try:
-        paired = compare.difference(record, reference, out, score).difference
+        found = compare.difference(record, reference, out, score)
     except (EvalkitError, SafetensorError, ValueError) as error:
         return Standing("untested", why=str(error))
-    if math.isnan(paired.low):
-        return Standing("untested", why="too few test images to resample")
-    word: Word = "tied" if paired.low <= 0 <= paired.high else "apart"
-    return Standing(word, paired.difference, paired.p)
+    paired = found.difference
+    if paired.apart is None:
+        return Standing("untested", why=f"{found.units} to resample are too few, {FEWEST} are the fewest")
+    return Standing("apart" if paired.apart else "tied", paired.difference, paired.p)

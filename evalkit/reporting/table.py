@@ -16,7 +16,7 @@ from typing import Any
 from evalkit import catalog, records
 from evalkit.errors import RecordError
 from evalkit.records import Record
-from evalkit.reporting import choices, comparable, standing
+from evalkit.reporting import choices, comparable, intervals, standing
 from evalkit.types import Column, Suite
 
 RANDOM = "random"
@@ -26,6 +26,7 @@ RANDOM = "random"
 class Cell:
     """One value in the column's unit (percent for fractions), with half of its 95 % interval; text where there is none.
 
+    spread: the interval as it is printed after the value; interval: how it was found.
     difference, p: to the reference of the column and of no such difference, NaN where that was not tested. apart: the
     difference is significant. told: the difference is printed. untested: why there is none. digits: decimals, 1 for percent
     and 3 for other units.
@@ -33,6 +34,8 @@ class Cell:
 
     value: float = math.nan
     half: float = math.nan
+    spread: str = ""
+    interval: str = "bootstrap"
     n: int = 0
     best: bool = False
     text: str = "-"
@@ -52,8 +55,7 @@ class Cell:
         """`51.2 ± 4.1*`, `51.2 ± 4.1 (+3.2*)` with its difference; the text where nothing was measured."""
         if not self.measured:
             return self.text
-        value, half = (f"{x:.{self.digits}f}" for x in (self.value, self.half))
-        shown = value if math.isnan(self.half) else f"{value} ± {half}"
+        shown = f"{self.value:.{self.digits}f}{self.spread}"
         star = "*" if self.apart else ""
         if not self.told or math.isnan(self.difference):
             return shown + star
@@ -183,10 +185,11 @@ def _cell(column: Column, record: Record | None, found: standing.Standing) -> Ce
     if score is None:
         return Cell(note=f"{column.recipe} has no score {column.score!r}")
     scale, digits = (100.0, 1) if score["unit"] == "fraction" else (1.0, 3)
-    half = (score["high"] - score["low"]) / 2
+    how = intervals.method(score)
+    half = math.nan if how == "none" else (score["high"] - score["low"]) / 2
     return Cell(
-        score["value"] * scale, half * scale, int(score["n"]), digits=digits, difference=found.difference * scale,
-        p=found.p, apart=found.word == "apart", untested=found.why,
+        score["value"] * scale, half * scale, intervals.spread(score, scale=scale, digits=digits), how, int(score["n"]),
+        digits=digits, difference=found.difference * scale, p=found.p, apart=found.word == "apart", untested=found.why,
     )  # fmt: skip
 
 
@@ -197,6 +200,7 @@ def _footing(suite: Suite, cells: Sequence[Sequence[Cell]], against: str) -> lis
     }
     counts = [f"{title} {', '.join(map(str, n))}" for title, n in held.items() if n]
     lines = ["± is half of the 95 % bootstrap interval over test images; the best of a column is bold"]
+    lines += intervals.notes(c.interval for col in cells for c in col if c.measured)
     lines += [_STARS.format(against or "the best of its column")] if any(c.apart for col in cells for c in col) else []
     lines.append("n of the test set: " + "; ".join(counts))
     return lines + ([suite.notes] if suite.notes else [])
@@ -204,7 +208,7 @@ def _footing(suite: Suite, cells: Sequence[Sequence[Cell]], against: str) -> lis
 
 _STARS = (
     "* differs from {}: the 95 % interval of the difference, from a paired bootstrap (both on the same resampled test images), "
-    "does not hold 0; one test per cell, not corrected for how many there are"
+    "does not hold 0, and p is below 0.05; one test per cell, not corrected for how many there are"
 )
 
 

@@ -76,7 +76,7 @@ MEASURE = ("eval", "fake.toml", "--recipe", "knn.toml", "--data", "fake=.")
 def test_it_measures_then_reuses_the_record(desk: Path, evalkit) -> None:
     first = evalkit(*MEASURE)
     assert first.code == 0
-    assert "top1@k=5 100.0 % ± 0.0 (n 32)" in first.err
+    assert "top1@k=5 100.0 % [89.1, 100.0] (n 32)" in first.err
     assert "1 measured now, 0 reused" in first.out
     second = evalkit(*MEASURE)
     assert "record reused" in second.err

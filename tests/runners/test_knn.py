@@ -169,7 +169,8 @@ def test_perfect_features_score_exactly_one():
     job = FakeJob(knn.Config(ks=(1, 5, 10)), features(torch.arange(200) % 8), features(torch.arange(40) % 8))
     scores = by_name(job)
     assert list(scores) == ["top1@k=1", "top1@k=5", "top5@k=5", "top1@k=10", "top5@k=10"]
-    assert all(s.value == s.low == s.high == 1.0 and s.n == 40 for s in scores.values())
+    assert all(s.value == s.high == 1.0 and s.n == 40 for s in scores.values())
+    assert {(s.interval, round(s.low, 3)) for s in scores.values()} == {("clopper-pearson", 0.912)}  # 1 - 3.7 / 40
 
 
 def test_random_labels_score_chance():

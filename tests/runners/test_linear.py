@@ -38,7 +38,8 @@ def test_perfect_features_score_exactly_one():
     job = FakeJob(linear.Config(**QUICK), features(torch.arange(200) % 6), features(torch.arange(30) % 6))
     scores = by_name(job)
     assert list(scores) == ["top1", "top1@seed=0", "top1@seed=1", "top1@seed=2", "best-on-test"]
-    assert all(s.value == s.low == s.high == 1.0 and s.n == 30 for s in scores.values())
+    assert all(s.value == s.high == 1.0 and s.n == 30 for s in scores.values())
+    assert {(s.interval, round(s.low, 3)) for s in scores.values()} == {("clopper-pearson", 0.884)}
     assert [s.note for s in scores.values()] == ["", "seed", "seed", "seed", "best-on-test"]
 
 
