@@ -274,6 +274,8 @@ def readings(layout: Layout, raw: RawCheckpoint, wanted: str = "", prefix: str =
         yield replace(parts, unwrapped=compiled)
     except (CheckpointError, UsageError) as error:
         problem = error
+        if _held(layout, plain):  # another of the family's networks, by its own name: no wrapping hides the one wanted
+            raise
     wrapped = _wanted(layout, wrappers.unwrap(plain), wanted)
     if wrapped is not None:
         parts = _unwrapped(layout, plain, wrapped, wanted)

@@ -150,7 +150,7 @@ class _Scan:
 
     def pairs(self, file: str) -> set[tuple[int, int]]:
         """(number of the object, number of the part) of every part of level 1."""
-        where = f"{self.tree}/{file}"
+        where = self.tree.where(file)
         try:
             rows = json.loads(_text(self.tree.read(file)))["annotation"]["object"]
             objects = {row["id"]: row for row in rows}

@@ -89,7 +89,7 @@ class Masks:
 
     def _numbers(self, name: str) -> np.ndarray:
         """(H, W) uint16: the number of each pixel's object or part, 0 where there is none."""
-        where = f"{self.tree}/{name}"
+        where = self.tree.where(name)
         try:
             stored = images.stored(self.tree.read(name), where)
         except (MissingFiles, BrokenImage):

@@ -108,9 +108,9 @@ def _matrix(tree: Tree, name: str, key: str) -> np.ndarray:
     except DatasetError:
         raise
     except Exception as cause:  # the reader raises nearly anything on a damaged file
-        raise DatasetError(f"{tree}/{name} is no readable .mat file: {cause or type(cause).__name__}") from cause
+        raise DatasetError(f"{tree.where(name)} is no readable .mat file: {cause or type(cause).__name__}") from cause
     if not isinstance(content.get(key), np.ndarray):
-        raise DatasetError(f"{tree}/{name} has no array {key!r}")
+        raise DatasetError(f"{tree.where(name)} has no array {key!r}")
     value: np.ndarray = content[key]
     return value
 

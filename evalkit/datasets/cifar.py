@@ -100,7 +100,7 @@ class Batches:
         """The (32, 32) RGB image of a row; a row is the red, then the green, then the blue plane."""
         batch, row = group.rsplit("/", 1)
         if batch not in self.kept:
-            self.kept[batch] = _pixels(_batch(self.tree, batch), f"{self.tree}/{batch}")
+            self.kept[batch] = _pixels(_batch(self.tree, batch), self.tree.where(batch))
         planes = self.kept[batch][int(row)].reshape(3, SIDE, SIDE)
         return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
 
@@ -176,17 +176,17 @@ def _official(tree: Tree, split: str, release: Official) -> Listing:
     samples: list[Sample] = []
     for name in release.batches[split]:
         batch = _batch(tree, name)
-        pictures.kept[name] = _pixels(batch, f"{tree}/{name}")
-        labels = _labels(batch, release, f"{tree}/{name}", len(pictures.kept[name]))
+        pictures.kept[name] = _pixels(batch, tree.where(name))
+        labels = _labels(batch, release, tree.where(name), len(pictures.kept[name]))
         ids = [f"{name}/{row}" for row in range(len(labels))]
         samples += [Sample(id, id, label) for id, label in zip(ids, labels, strict=True)]
     return Listing("cifar", split, classes, tuple(samples), pictures, {"layout": "official batches"})
 
 
 def _batch(tree: Tree, name: str) -> Mapping[bytes, Any]:
-    value = pickles.loads(tree.read(name), f"{tree}/{name}")
+    value = pickles.loads(tree.read(name), tree.where(name))
     if not isinstance(value, dict):
-        raise DatasetError(f"{tree}/{name} holds a {type(value).__name__}, not the table of a CIFAR file")
+        raise DatasetError(f"{tree.where(name)} holds a {type(value).__name__}, not the table of a CIFAR file")
     # Python 2 wrote these keys as bytes; files that were written again by Python 3 hold text.
     return {key.encode() if isinstance(key, str) else key: item for key, item in value.items()}
 

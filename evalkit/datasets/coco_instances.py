@@ -168,7 +168,7 @@ def verify(root: Path) -> list[str]:
 
 def _read(tree: Tree, path: str, config: Config) -> tuple[list[str], Outlines]:
     """The names of the classes, and the annotations of each photo that has any, photos and ids ascending."""
-    where = f"{tree}/{path}"
+    where = tree.where(path)
     document = coco_json.document(tree, path, needs=_NEEDS, holds="instances")
     categories = coco_json.unique(document["categories"], where, "category")
     images = {row["id"]: row for row in coco_json.unique(document["images"], where, "image")}

@@ -34,7 +34,7 @@ def document(tree: Tree, path: str, *, needs: Needs, holds: str) -> dict[str, An
 
     Raises MissingFiles; DatasetError for a file that is no JSON, lacks a part, or has entries without the keys needed.
     """
-    where = f"{tree}/{path}"
+    where = tree.where(path)
     try:
         found: dict[str, Any] = json.loads(tree.read(path))
     except (ValueError, RecursionError) as cause:

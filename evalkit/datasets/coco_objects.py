@@ -120,7 +120,7 @@ def instances(tree: Tree, name: str) -> Annotations:
     cannot be: no four finite numbers, negative, more than a pixel outside the photo.
     """
     path = _json(name)
-    where = f"{tree}/{path}"
+    where = tree.where(path)
     document = coco_json.document(tree, path, needs=_NEEDS, holds="instances")
     categories = {row["id"]: row["name"] for row in coco_json.unique(document["categories"], where, "category")}
     images = {row["id"]: row for row in coco_json.unique(document["images"], where, "image")}

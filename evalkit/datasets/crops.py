@@ -152,9 +152,9 @@ def facts(rule: Rule, skipped: Counter[str], crops: int) -> dict[str, Any]:
 
 def _size(tree: Tree, name: str) -> tuple[int, int]:
     try:
-        return images.size(tree.read(name, HEAD), f"{tree}/{name}")
+        return images.size(tree.read(name, HEAD), tree.where(name))
     except BrokenImage:
-        return images.size(tree.read(name), f"{tree}/{name}")
+        return images.size(tree.read(name), tree.where(name))
 
 
 def _judged(point: Point, distance: float, rule: Rule, size: tuple[int, int] | None) -> tuple[str, Box]:

@@ -166,12 +166,12 @@ def _lines(tree: Tree, name: str, fields: int) -> Iterator[tuple[str, ...]]:
     try:
         text = tree.read(name).decode("utf-8")
     except UnicodeDecodeError as cause:
-        raise DatasetError(f"{tree}/{name} is no text: {cause}") from cause
+        raise DatasetError(f"{tree.where(name)} is no text: {cause}") from cause
     for number, line in enumerate(text.splitlines(), start=1):
         found = line.split(None, fields - 1)
         if not found:
             continue
-        where = f"{tree}/{name}:{number}"
+        where = f"{tree.where(name)}:{number}"
         if len(found) != fields:
             raise DatasetError(f"{where}: {fields} fields are needed; what came is {line[:80]!r}")
         yield (where, *found[:-1], found[-1].strip())

@@ -95,11 +95,11 @@ class Reels:
     def frame(self, group: str, number: int) -> Image:
         """A decoded frame. Raises BrokenImage, for another size than the clip's first frame too."""
         name = self.clips[group].frames[number]
-        picture = images.decode(self._bytes(name), f"{self.tree}/{name}")
+        picture = images.decode(self._bytes(name), self.tree.where(name))
         expected = self._size(group, 0)
         if picture.size != expected:
             raise BrokenImage(
-                f"{self.tree}/{name}: is {picture.size} pixels, but the first frame of {group!r} is {expected}"
+                f"{self.tree.where(name)}: is {picture.size} pixels, but the first frame of {group!r} is {expected}"
             )
         return picture
 
@@ -108,7 +108,7 @@ class Reels:
         name = self.clips[group].masks[number]
         if name is None:
             return None
-        where = f"{self.tree}/{name}"
+        where = self.tree.where(name)
         labels = indexed.decode(self._bytes(name), where, grey=self.year == 2016)
         size = self._size(group, number)
         if labels.shape != size[::-1]:
@@ -121,7 +121,7 @@ class Reels:
 
     def _size(self, group: str, number: int) -> tuple[int, int]:
         name = self.clips[group].frames[number]
-        return images.size(self._bytes(name), f"{self.tree}/{name}")
+        return images.size(self._bytes(name), self.tree.where(name))
 
     def _bytes(self, name: str) -> bytes:
         try:
@@ -215,16 +215,16 @@ def _mask_problems(tree: Tree, clip: Clip) -> Iterator[str]:
         if mask is None:
             continue
         try:
-            labels = indexed.decode(tree.read(mask), f"{tree}/{mask}", grey=True)
+            labels = indexed.decode(tree.read(mask), tree.where(mask), grey=True)
             size = images.size(tree.read(clip.frames[number]), f"{tree}/{clip.frames[number]}")
         except DatasetError as error:
             yield str(error)
             continue
         if labels.shape != size[::-1]:
-            yield f"{tree}/{mask}: is {labels.shape[::-1]} pixels, but its frame is {size}"
+            yield f"{tree.where(mask)}: is {labels.shape[::-1]} pixels, but its frame is {size}"
         binary = set(np.unique(labels).tolist()) <= {0, VOID}
         if number == 0 and not (binary and labels.any()) and (problem := numbering(labels)):
-            yield f"{tree}/{mask}: {problem}"
+            yield f"{tree.where(mask)}: {problem}"
 
 
 def _absent(clip: Clip, config: Config) -> list[str]:
@@ -273,7 +273,7 @@ def _named(tree: Tree, split: str, year: int, found: Mapping[str, Clip]) -> list
         if tree.exists(place):
             names = _lines(tree, place)
             if not names:
-                raise DatasetError(f"{tree}/{place} names no clip")
+                raise DatasetError(f"{tree.where(place)} names no clip")
             return names
     lists = ", ".join(_lists(tree)) or "none"
     raise DatasetError(f"{tree} has no split {split!r}: there is no {places[0]}. Lists: {lists}; {ALL!r} needs none")
@@ -290,5 +290,5 @@ def _lines(tree: Tree, place: str) -> list[str]:
     paths = any("/" in word for word in words)
     names = [PurePosixPath(word).parent.name for word in words] if paths else words
     if not paths and len(set(names)) < len(names):
-        raise DatasetError(f"{tree}/{place} names {next(n for n in names if names.count(n) > 1)!r} twice")
+        raise DatasetError(f"{tree.where(place)} names {next(n for n in names if names.count(n) > 1)!r} twice")
     return list(dict.fromkeys(names))

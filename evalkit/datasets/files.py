@@ -6,13 +6,16 @@
 
 Nothing stays open between two calls: a `Tree` can be pickled, forked and shared by threads as it is. Of a zip it keeps
 the central directory (where each entry lies); entries are then read and inflated one by one, and checked by their CRC.
-Hidden files and `__MACOSX` do not exist for it. Paths inside are written with "/" and sorted by code point.
+Hidden files (a name that begins with ".", as .DS_Store and the ._NAME of macOS), `__MACOSX`, Thumbs.db and desktop.ini do
+not exist for it. Only regular files are read, of at most 2 GiB each (`evalkit.files`). Paths inside are written with "/"
+and sorted by code point.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -21,13 +24,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from evalkit.errors import DatasetError, MissingFiles
+from evalkit.errors import DatasetError, FileTooLarge, MissingFiles, NotARegularFile
+from evalkit.files import kind, open_regular, read_regular, shown
 
 HASHED = 1 << 30
 """Folders of at most this many bytes are digested by content, larger ones by names and sizes."""
 
 LARGEST = 1 << 31
-"""An entry of a zip that claims more bytes than this is refused before anything is inflated."""
+"""Bytes of the largest file that is read; an entry of a zip that claims more is refused before anything is inflated."""
 
 _LISTED = 200
 _LOCAL = struct.Struct("<4s22xHH")  # local file header: signature, lengths of name and of extra field
@@ -69,7 +73,11 @@ class Tree:
         return cls(path, "", entries, folders)
 
     def __str__(self) -> str:
-        return f"{self.path}/{self.prefix}".rstrip("/")
+        return shown(f"{self.path}/{self.prefix}".rstrip("/"))
+
+    def where(self, name: str) -> str:
+        """What messages call a file: its whole path, in one line."""
+        return shown(f"{self.path}/{self.prefix}{name}")
 
     def within(self, folder: str) -> Tree:
         """The same view, one or more folders further down."""
@@ -85,10 +93,16 @@ class Tree:
         return inner if any(inner.exists(marker) for marker in wanted) else self
 
     def names(self, suffixes: Sequence[str] = (), under: str = "") -> list[str]:
-        """All files below `under`, sorted; with `suffixes` (lower case) only those whose name ends in one of them."""
-        found = self._walk(under) if self.entries is None else self._entries_under(under)
+        """All files below `under`, sorted; with `suffixes` (lower case) only those whose name ends in one of them.
+
+        A folder that is named like such a file is among them, since whoever named it so meant a file: reading it says what
+        it is.
+        """
         ends = tuple(suffixes)
-        return sorted(name for name in found if not ends or name.lower().endswith(ends))
+        found = self._walk(under) if self.entries is None else self._entries_under(under)
+        if not ends:
+            return sorted(name for name in found if not name.endswith("/"))
+        return sorted(name for name in (each.rstrip("/") for each in found) if name.lower().endswith(ends))
 
     def folders(self, under: str = "") -> list[str]:
         """Names of the folders directly in `under`, sorted, empty ones too."""
@@ -112,38 +126,59 @@ class Tree:
         Raises MissingFiles where there is none, DatasetError where it cannot be read."""
         if self.entries is None:
             return _bytes(self.path / self.prefix / _contained(name), limit)
-        entry = self.entries.get(self.prefix + name)
-        if entry is None:
-            raise MissingFiles(f"{self} holds no {name}")
-        return _inflated(self.path, entry, name)[:limit]
+        if self.prefix + name not in self.entries and self.exists(name):
+            raise DatasetError(f"{self.where(name)} is a folder; only regular files are read")
+        return _inflated(self.path, self._entry(name), name)[:limit]
 
     def sizes(self, names: Iterable[str]) -> list[int]:
-        """Bytes of each file. Raises as `read`."""
-        if self.entries is not None:
-            return [self._entry(name).size for name in names]
-        try:
-            return [os.stat(self.path / self.prefix / _contained(name)).st_size for name in names]
-        except OSError as cause:
-            raise MissingFiles(f"{cause.filename} cannot be read: {cause.strerror}") from cause
+        """Bytes of each file, -1 for what cannot be read, whatever the reason. Raises MissingFiles where one has gone."""
+        return [size for size, _ in map(self._facts, names)]
 
     def digest(self, names: Iterable[str]) -> tuple[str, str]:
         """(sha256 over the files named, how it was made).
 
         A zip gives name, size and CRC-32 from its directory; a folder of at most 1 GiB the sha256 of each file; a
-        larger one only names and sizes, which a changed byte does not move. Raises as `read`.
+        larger one only names and sizes, which a changed byte does not move. What cannot be read (a FIFO, a link to
+        nothing) stands there as such: whoever opens it says so. Raises MissingFiles where a file has gone.
         """
         ordered = sorted(names)
-        sizes = self.sizes(ordered)
+        known = [self._facts(name) for name in ordered]
         if self.entries is not None:
-            how, facts = "name, size and CRC-32 of each entry", [f"{self._entry(name).crc:08x}" for name in ordered]
-        elif sum(sizes) <= HASHED:
-            how, facts = "sha256 of each file", [hashlib.sha256(self.read(name)).hexdigest() for name in ordered]
+            how = "name, size and CRC-32 of each entry"
+        elif sum(max(size, 0) for size, _ in known) <= HASHED:
+            how = "sha256 of each file"
+            known = [(size, fact or self._sha256(name)) for name, (size, fact) in zip(ordered, known, strict=True)]
         else:
-            how, facts = "name and size of each file", [""] * len(ordered)
+            how = "name and size of each file"
         total = hashlib.sha256(how.encode())
-        for name, size, fact in zip(ordered, sizes, facts, strict=True):
+        for name, (size, fact) in zip(ordered, known, strict=True):
             total.update(f"{name}\0{size}\0{fact}\n".encode("utf-8", "surrogateescape"))
         return total.hexdigest(), how
+
+    def _facts(self, name: str) -> tuple[int, str]:
+        """(bytes, CRC-32 of a zip's entry, "" of a file), or (-1, what it is) of what cannot be read."""
+        if self.entries is not None:
+            if self.prefix + name not in self.entries and self.exists(name):
+                return -1, "a folder"
+            entry = self._entry(name)
+            return entry.size, f"{entry.crc:08x}"
+        path = self.path / self.prefix / _contained(name)
+        try:
+            facts = os.stat(path)
+        except OSError as cause:
+            if os.path.lexists(path):
+                return -1, "unreadable"
+            raise MissingFiles(f"{shown(path)} cannot be read: {cause.strerror}") from cause
+        found = kind(facts.st_mode) or ("too large" if facts.st_size > LARGEST else "")
+        return (-1, found) if found else (facts.st_size, "")
+
+    def _sha256(self, name: str) -> str:
+        try:
+            return hashlib.sha256(self.read(name)).hexdigest()
+        except MissingFiles:
+            raise
+        except DatasetError:
+            return "unreadable"
 
     def _entry(self, name: str) -> Entry:
         if self.entries is None or (entry := self.entries.get(self.prefix + name)) is None:
@@ -152,7 +187,9 @@ class Tree:
 
     def _entries_under(self, under: str) -> Iterator[str]:
         start, skip = self.prefix + _slashed(under), len(self.prefix)
-        return (name[skip:] for name in self.entries or () if name.startswith(start))
+        inside = [name[skip:] for name in (*(self.entries or ()), *self.empty) if name.startswith(start)]
+        above = {f"{name[:place]}/" for name in inside for place in _slashes(name) if place >= len(start) - skip}
+        return iter({name for name in inside if name != _slashed(under)} | above)
 
     def _walk(self, under: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
         folder = self.path / self.prefix / under
@@ -162,6 +199,7 @@ class Tree:
         for item in _scan(folder):
             name = _slashed(under) + item.name
             if item.is_dir():
+                yield f"{name}/"
                 yield from self._walk(name, (*above, here))
             else:
                 yield name
@@ -169,9 +207,23 @@ class Tree:
 
 def missing(what: str, names: Sequence[str], layout: str) -> MissingFiles:
     """The error for absent files: all of them (of very many the first 200 and their count) and the expected layout."""
-    shown = ", ".join(names[:_LISTED])
+    listed = ", ".join(map(shown, names[:_LISTED]))
     more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
-    return MissingFiles(f"{what} lacks {len(names):,} of the files that it needs: {shown}{more}.\nExpected:\n{layout}")
+    return MissingFiles(f"{what} lacks {len(names):,} of the files that it needs: {listed}{more}.\nExpected:\n{layout}")
+
+
+def in_number_order(name: str) -> tuple[list[tuple[str, int]], str]:
+    """The key that sorts names with the numbers in them as numbers: 2.png before 10.png, as 02.png before 10.png.
+
+    The one rule for whatever follows each other in time: frames and their masks.
+    """
+    pieces = re.split(r"(\d+)", name)
+    numbers = [int(piece) for piece in pieces[1::2]]
+    return list(zip(pieces[::2], [*numbers, -1], strict=True)), name
+
+
+def _slashes(name: str) -> list[int]:
+    return [place for place, letter in enumerate(name) if letter == "/"]
 
 
 def _slashed(folder: str) -> str:
@@ -179,7 +231,7 @@ def _slashed(folder: str) -> str:
 
 
 def _hidden(parts: Sequence[str]) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return any(part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini") for part in parts)
 
 
 def _contained(name: str) -> str:
@@ -208,20 +260,28 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
 
 def _bytes(path: Path, limit: int | None) -> bytes:
     try:
-        with path.open("rb") as file:
+        if limit is None:
+            return read_regular(path, limit=LARGEST)
+        with open_regular(path, limit=LARGEST) as file:
             return file.read(limit)
     except (FileNotFoundError, NotADirectoryError) as cause:
-        raise MissingFiles(f"{path} does not exist") from cause
+        if os.path.islink(path):
+            raise DatasetError(f"{shown(path)} is a link to {shown(os.readlink(path))}, which is not there") from cause
+        raise MissingFiles(f"{shown(path)} does not exist") from cause
+    except (NotARegularFile, FileTooLarge) as cause:
+        raise DatasetError(str(cause)) from cause
     except OSError as cause:
-        raise DatasetError(f"{path} cannot be read: {cause.strerror}") from cause
+        raise DatasetError(f"{shown(path)} cannot be read: {cause.strerror}") from cause
 
 
 def _directory(path: Path) -> tuple[dict[str, Entry], frozenset[str]]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            infos, length = archive.infolist(), os.fstat(file.fileno()).st_size
+    except NotARegularFile as cause:
+        raise DatasetError(str(cause)) from cause
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as cause:
-        raise DatasetError(f"{path} is neither a folder nor a readable .zip: {cause}") from cause
+        raise DatasetError(f"{shown(path)} is neither a folder nor a readable .zip: {cause}") from cause
     entries: dict[str, Entry] = {}
     folders: set[str] = set()
     for info in infos:
@@ -233,7 +293,11 @@ def _directory(path: Path) -> tuple[dict[str, Entry], frozenset[str]]:
             continue
         name = "/".join(parts)
         if name in entries:
-            raise DatasetError(f"{path} names {name} twice; it is not defined which of them counts")
+            raise DatasetError(f"{path} names {shown(name)} twice; it is not defined which of them counts")
+        if info.header_offset < 0 or info.header_offset + info.compress_size > length:
+            raise DatasetError(
+                f"{path}: {shown(name)} claims {info.compress_size:,} bytes, more than the archive holds"
+            )
         entries[name] = Entry(info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type)
     return entries, frozenset(folders)
 
@@ -241,20 +305,24 @@ def _directory(path: Path) -> tuple[dict[str, Entry], frozenset[str]]:
 def _safe_parts(path: Path, info: zipfile.ZipInfo) -> list[str]:
     name = info.filename.replace("\\", "/")
     if name.startswith("/") or ".." in name.split("/") or ":" in name.split("/")[0]:
-        raise DatasetError(f"{path} holds the name {info.filename!r}, which leads out of the archive; it is not read")
+        raise DatasetError(
+            f"{path} holds the name {shown(info.filename)!r}, which leads out of the archive; it is not read"
+        )
     if info.flag_bits & 0x1:
-        raise DatasetError(f"{path} is protected by a password ({info.filename}); give one without")
+        raise DatasetError(f"{path} is protected by a password ({shown(info.filename)}); give one without")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         method = info.compress_type
-        raise DatasetError(f"{path}: {info.filename} is packed by method {method}; only stored and deflated are read")
+        raise DatasetError(
+            f"{path}: {shown(info.filename)} is packed by method {method}; only stored and deflated are read"
+        )
     if info.file_size > LARGEST:
-        raise DatasetError(f"{path}: {info.filename} claims {info.file_size:,} bytes, more than {LARGEST:,}")
+        raise DatasetError(f"{path}: {shown(info.filename)} claims {info.file_size:,} bytes, more than {LARGEST:,}")
     return [part for part in name.split("/") if part not in ("", ".")]
 
 
 def _inflated(path: Path, entry: Entry, name: str) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(entry.offset)
             signature, name_length, extra_length = _LOCAL.unpack(file.read(_LOCAL.size))
             file.seek(name_length + extra_length, os.SEEK_CUR)
@@ -264,7 +332,7 @@ def _inflated(path: Path, entry: Entry, name: str) -> bytes:
     except FileNotFoundError as cause:
         raise MissingFiles(f"{path} does not exist any more") from cause
     except (OSError, struct.error, zlib.error) as cause:
-        raise DatasetError(f"{path}: {name} cannot be read: {cause}") from cause
+        raise DatasetError(f"{path}: {shown(name)} cannot be read: {cause}") from cause
     if signature != b"PK\x03\x04" or len(data) != entry.size or zlib.crc32(data) != entry.crc:
-        raise DatasetError(f"{path}: {name} is damaged (size or CRC-32 differ from the directory)")
+        raise DatasetError(f"{path}: {shown(name)} is damaged (size or CRC-32 differ from the directory)")
     return data

@@ -2,7 +2,8 @@
 
     <root>/<split>/<class>/**/*.jpg | png | ...        <root> is a folder or a .zip, which may hold a single top folder
 
-Source: the layout of torchvision.datasets.ImageFolder, with its file suffixes. The licence is that of the images.
+Source: the layout of torchvision.datasets.ImageFolder, with its file suffixes and the other names of the same formats;
+images under any other ending are an error (`beside`). The licence is that of the images.
 
 Classes are the folders of the split that defines the labels ("train"), sorted by name; a class that only another split
 has is an error, since no label belongs to it. A class without images is an error, as is an image outside every class
@@ -14,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from evalkit.datasets import images
+from evalkit.datasets import beside, images
 from evalkit.datasets.files import Tree
 from evalkit.datasets.listing import Listing, Photos
 from evalkit.errors import DatasetError, MissingFiles, UnknownName
+from evalkit.files import shown
 from evalkit.types import Dataset, Sample, SplitSize
 
 _WHOLE = ("imagenet1k", "imagenet-1k", "ImageNet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
@@ -97,9 +100,10 @@ def _subset(tree: Tree, split: str, config: Config) -> Listing:
             f"{tree}: the split {split!r} lacks {len(absent)} of the {len(classes)} class folders of {config.classes}: "
             f"{shown}.\nExpected:\n{LAYOUT}"
         )
-    by_class = _by_class(tree, split, classes)
+    by_class, facts = _by_class(tree, split, classes)
     samples = _samples(by_class, {folder: label for label, folder in enumerate(classes)})
-    return Listing("image_folder", split, classes, samples, Photos(tree.within(split)), {"classes_of": config.classes})
+    facts = {"classes_of": config.classes, **facts}
+    return Listing("image_folder", split, classes, samples, Photos(tree.within(split)), facts)
 
 
 def listing(name: str, tree: Tree, split: str, labels_from: str) -> Listing:
@@ -107,18 +111,20 @@ def listing(name: str, tree: Tree, split: str, labels_from: str) -> Listing:
     _require_split(tree, split)
     _require_split(tree, labels_from)
     classes = tuple(tree.folders(labels_from))
-    by_class = _by_class(tree, split, tree.folders(split))
+    by_class, facts = _by_class(tree, split, tree.folders(split))
     strange = sorted(set(by_class) - set(classes))
     if strange:
         raise DatasetError(
-            f"{tree}: the split {split!r} has {len(strange)} classes that {labels_from!r} lacks: {', '.join(strange)}"
+            f"{tree}: the split {split!r} has {len(strange)} classes that {labels_from!r} lacks: "
+            f"{', '.join(map(shown, strange))}"
         )
     samples = _samples(by_class, {folder: label for label, folder in enumerate(classes)})
-    return Listing(name, split, classes, samples, Photos(tree.within(split)), {"labels_from": labels_from})
+    facts = {"labels_from": labels_from, **facts}
+    return Listing(name, split, tuple(map(shown, classes)), samples, Photos(tree.within(split)), facts)
 
 
 def _samples(by_class: dict[str, list[str]], labels: dict[str, int]) -> tuple[Sample, ...]:
-    return tuple(Sample(path, path, labels[folder]) for folder, paths in by_class.items() for path in paths)
+    return tuple(Sample(shown(path), path, labels[folder]) for folder, paths in by_class.items() for path in paths)
 
 
 def verify(root: Path) -> list[str]:
@@ -146,29 +152,30 @@ def _absent(tree: Tree, split: str) -> str:
     return f"{tree} has no split {split!r}; there: {there}.\nExpected:\n{LAYOUT}"
 
 
-def _by_class(tree: Tree, split: str, folders: Collection[str]) -> dict[str, list[str]]:
-    """Paths below the split by class folder, both sorted; images of other folders are left out.
+def _by_class(tree: Tree, split: str, folders: Collection[str]) -> tuple[dict[str, list[str]], Mapping[str, Any]]:
+    """Paths below the split by class folder, both sorted, and the facts of `beside`; images of other folders are left out.
 
     Raises DatasetError for what would be lost silently.
     """
     found: dict[str, list[str]] = {folder: [] for folder in folders}
     loose: list[str] = []
-    for name in tree.names(images.SUFFIXES, under=split):
+    names, facts = beside.photos(tree, split)
+    for name in names:
         path = name[len(split) + 1 :]
         folder, _, rest = path.partition("/")
-        if not rest:
-            loose.append(path)
+        if not rest:  # a class folder may be named like an image
+            loose += [path] if path not in found else []
         elif folder in found:
             found[folder].append(path)
     if loose:
         raise DatasetError(
-            f"{tree}: {len(loose):,} images of the split {split!r} lie in no class folder, the first is {loose[0]}; "
+            f"{tree}: {len(loose):,} images of the split {split!r} lie in no class folder, the first is {shown(loose[0])}; "
             f"move each into the folder of its class.\nExpected:\n{LAYOUT}"
         )
     empty = [folder for folder, paths in found.items() if not paths]
     if empty:
         raise DatasetError(
             f"{tree}: {len(empty)} class folders of the split {split!r} hold no image ({', '.join(images.SUFFIXES)}): "
-            f"{', '.join(empty)}; fill or remove them"
+            f"{', '.join(map(shown, empty))}; fill or remove them"
         )
-    return found
+    return found, facts

@@ -24,8 +24,29 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from evalkit.errors import BrokenImage
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""File names that count as images, in lower case: those of torchvision's ImageFolder."""
+SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp",
+    ".jpe", ".jfif", ".jif", ".apng", ".pnm", ".pbm", ".dib", ".gif", ".jp2", ".j2k", ".jpx", ".jpc", ".j2c",
+)  # fmt: skip
+"""File names that count as images, in lower case: those of torchvision's ImageFolder, and the other names of `FORMATS`."""
+
+FOREIGN = (
+    ".avif", ".heic", ".heif", ".hif", ".jxl", ".svg", ".psd", ".tga", ".ico", ".icns", ".exr", ".hdr", ".dds", ".qoi", ".pcx",
+    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf",
+)  # fmt: skip
+"""File names of images that are not read: beside the others they are an error, never left out without a word."""
+
+_BEGINNINGS = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xffO\xffQ", b"8BPS", b"\xff\x0a",
+    b"\0\0\0\x0cJXL ",
+)  # fmt: skip
+
+
+def looks_like_one(head: bytes) -> bool:
+    """Whether the first 16 bytes of a file are an image's, whatever it is called."""
+    boxed = head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+    return head.startswith(_BEGINNINGS) or boxed or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000")
 """Pillow's names of the formats that are tried, whatever the file is called."""

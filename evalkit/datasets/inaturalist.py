@@ -99,7 +99,7 @@ def _tree(root: Path, year: int) -> Tree:
 
 
 def _document(tree: Tree, name: str) -> dict[str, Any]:
-    where = f"{tree}/{name}"
+    where = tree.where(name)
     try:
         document: dict[str, Any] = json.loads(tree.read(name))
     except (ValueError, RecursionError) as cause:

@@ -64,16 +64,18 @@ class Photos:
             raise
         except DatasetError as cause:
             raise BrokenImage(str(cause)) from cause
-        picture = images.decode(data, f"{self.tree}/{name}")
+        picture = images.decode(data, self.tree.where(name))
         expected = self.sizes.get(group) if self.sizes else None
         if expected and picture.size != expected:
-            raise BrokenImage(f"{self.tree}/{name}: is {picture.size} pixels, but its annotation is for {expected}")
+            raise BrokenImage(
+                f"{self.tree.where(name)}: is {picture.size} pixels, but its annotation is for {expected}"
+            )
         return picture
 
     def size(self, group: str) -> tuple[int, int]:
         """(width, height) in pixels of the upright image of a group, from its header. Raises as `image`."""
         name = self.path(group)
-        return images.upright_size(self.tree.read(name), f"{self.tree}/{name}")
+        return images.upright_size(self.tree.read(name), self.tree.where(name))
 
     def digest(self, groups: Sequence[str]) -> tuple[str, str]:
         """As `Tree.digest`, over the files of these groups."""

@@ -24,7 +24,7 @@ def array(tree: Tree, name: str, key: str) -> np.ndarray[Any, Any]:
     DatasetError where it holds no numbers."""
     found = _content(tree, name, key, squeeze=False)
     if found.dtype.kind not in "uif":
-        raise DatasetError(f"{tree}/{name}: {key!r} holds {found.dtype}, no numbers")
+        raise DatasetError(f"{tree.where(name)}: {key!r} holds {found.dtype}, no numbers")
     return found
 
 
@@ -36,9 +36,9 @@ def _content(tree: Tree, name: str, key: str, *, squeeze: bool) -> np.ndarray[An
     except DatasetError:
         raise
     except Exception as cause:  # the reader raises nearly anything on a damaged file
-        raise DatasetError(f"{tree}/{name} is no readable .mat file: {cause or type(cause).__name__}") from cause
+        raise DatasetError(f"{tree.where(name)} is no readable .mat file: {cause or type(cause).__name__}") from cause
     if not isinstance(content.get(key), np.ndarray | np.generic | str | int | float):
-        raise DatasetError(f"{tree}/{name} has no variable {key!r}")
+        raise DatasetError(f"{tree.where(name)} has no variable {key!r}")
     return np.asarray(content[key])
 
 

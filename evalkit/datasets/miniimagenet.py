@@ -70,13 +70,13 @@ def _rows(tree: Tree, split: str) -> list[tuple[str, str]]:
         raise missing(str(tree), [name], LAYOUT)
     header, *lines = tree.read(name).decode("utf-8", "replace").split() or [""]
     if header != HEADER:
-        raise DatasetError(f"{tree}/{name}: the first line is {header!r}, not {HEADER!r}")
+        raise DatasetError(f"{tree.where(name)}: the first line is {header!r}, not {HEADER!r}")
     rows = []
     for number, line in enumerate(lines, start=2):
         file, comma, label = line.partition(",")
         if not (file and comma and label) or "," in label:
-            raise DatasetError(f"{tree}/{name}, line {number}: {line!r} is no file and label")
+            raise DatasetError(f"{tree.where(name)}, line {number}: {line!r} is no file and label")
         rows.append((file, label))
     if len({file for file, _ in rows}) < len(rows):
-        raise DatasetError(f"{tree}/{name}: an image is listed twice")
+        raise DatasetError(f"{tree.where(name)}: an image is listed twice")
     return rows

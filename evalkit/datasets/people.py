@@ -75,7 +75,7 @@ def people(tree: Tree, year: str) -> People:
     path = json_path(year)
     if not tree.exists(path):
         raise missing(str(tree), [path], LAYOUT)
-    where = f"{tree}/{path}"
+    where = tree.where(path)
     found = coco_json.document(tree, path, needs=_NEEDS, holds="keypoints of people")
     categories = {row["id"]: row for row in coco_json.unique(found["categories"], where, "category")}
     _check_categories(categories, where)

@@ -123,7 +123,7 @@ def _truth(tree: Tree, variant: str) -> _Truth:
     name = _name(variant)
     if not tree.exists(name):
         raise missing(str(tree), [name], LAYOUT)
-    where = f"{tree}/{name}"
+    where = tree.where(name)
     found = pickles.loads(tree.read(name), where, pickles.NUMBERS)
     try:
         content = _texts(found)
