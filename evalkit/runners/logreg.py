@@ -27,7 +27,7 @@ from torch import Tensor
 
 from evalkit.errors import ProtocolError, UsageError
 from evalkit.metrics import bootstrap, classification
-from evalkit.metrics.neighbours import normalise
+from evalkit.metrics.similarity import normalise
 from evalkit.probing import pooling as pool
 from evalkit.probing.holdout import hold_out
 from evalkit.types import Features, Job, Score
