@@ -75,7 +75,7 @@ class Plain:
     def encode(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: Any = True) -> tuple[Tokens, ...]:
         """The last block after the final norm."""
         tokens = self.model.forward_features(images)
-        return (Tokens(tokens[:, 0], tokens[:, 1:].unflatten(1, (14, 14))),)
+        return (Tokens(tokens[:, 0], tokens[:, 1:].reshape(len(images), 14, 14, 384)),)
 
     def project(self, tokens: Tokens, at: str = "output") -> Tensor:
         """Not measured."""
@@ -92,7 +92,7 @@ class Dim(Plain):
     def encode(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: Any = True) -> tuple[Tokens, ...]:
         """Constant tokens, class token and patches views of one tensor as a transformer gives them."""
         tokens = torch.ones(len(images), 197, 384)
-        return (Tokens(tokens[:, 0], tokens[:, 1:].unflatten(1, (14, 14))),)
+        return (Tokens(tokens[:, 0], tokens[:, 1:].reshape(len(images), 14, 14, 384)),)
 
 
 @dataclass

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from evalkit.errors import ProtocolError, UsageError
 from evalkit.metrics import bootstrap
-from evalkit.metrics.neighbours import normalise
+from evalkit.metrics.similarity import cosines, normalise
 from evalkit.probing import pooling as pool
 from evalkit.probing import selection
 from evalkit.types import Features, Job, Role, Score
@@ -103,9 +103,10 @@ def similarities(features: Tensor, episodes: Episodes) -> Tensor:
 
     features: (N, D) any float dtype and norm; a zero row has cosine 0 to all. Raises FeatureError where not finite.
     """
-    unit = normalise(features)
+    unit = normalise(features).double()
     pairs = [
-        torch.einsum("wqd,vsd->wqvs", unit[a], unit[s]) for s, a in zip(episodes.shown, episodes.asked, strict=True)
+        cosines(unit[a.flatten()], unit[s.flatten()]).view(*a.shape, *s.shape)
+        for s, a in zip(episodes.shown, episodes.asked, strict=True)
     ]
     return torch.stack(pairs)
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from evalkit.errors import ProtocolError, UsageError
 from evalkit.metrics import bootstrap, classification
-from evalkit.metrics.neighbours import normalise
+from evalkit.metrics.similarity import normalise
 from evalkit.probing import pooling as pool
 from evalkit.probing import selection
 from evalkit.probing.holdout import trials

@@ -37,7 +37,7 @@ from torch import Tensor
 
 from evalkit.errors import ProtocolError, UsageError
 from evalkit.metrics import bootstrap
-from evalkit.metrics.neighbours import normalise
+from evalkit.metrics.similarity import cosines, normalise
 from evalkit.probing import dense, selection
 from evalkit.probing.outlines import Merge, Outliner, Outlines
 from evalkit.types import Job, Role, Score
@@ -97,8 +97,7 @@ def similarity(tokens: Tensor, prompts: Tensor) -> Tensor:
     if prompts.numel() and not 0 <= int(prompts.min()) <= int(prompts.max()) < height * width:
         raise ProtocolError(f"a prompt lies outside the grid of {height} x {width} patches: {prompts.tolist()}")
     rows = normalise(tokens.reshape(-1, dim), "patch tokens")
-    found: Tensor = (rows[prompts] @ rows.T).view(len(prompts), height, width)
-    return found
+    return cosines(rows[prompts], rows).view(len(prompts), height, width)
 
 
 def above(similarities: Tensor, weights: Tensor, cuts: Sequence[float]) -> Tensor:

@@ -34,7 +34,7 @@ from torch import Tensor
 from evalkit.datasets.selection import offers
 from evalkit.errors import ProtocolError
 from evalkit.metrics import intervals, pairs
-from evalkit.metrics.neighbours import normalise
+from evalkit.metrics.similarity import normalise
 from evalkit.probing import dense, outlines
 from evalkit.types import Dataset, Instances, Job, Score, Segmented
 

@@ -57,7 +57,7 @@ def show(
     from sklearn.manifold import TSNE
 
     from evalkit.engine.evaluate import Options, Session, load
-    from evalkit.metrics.neighbours import normalise
+    from evalkit.metrics.similarity import normalise
     from evalkit.progress import RichProgress
     from evalkit.reporting.figures import canvas, scatter
 
