@@ -182,7 +182,7 @@ class _Measurement:
             "encoder": [spec.digest, spec.network, spec.seed, spec.family, spec.arch, spec.adapter_version],
             "preprocessing": dataclasses.asdict(spec.preprocessing) | {"source": ""},
             "recipe": [self.recipe.id, self.recipe.version, self.recipe.digest],
-            "config": dataclasses.asdict(self.config),
+            "config": runners.resolved(self.config),
             "data": {role: d.digest for role, d in self.data.items()},
             "skip_broken": s.options.skip_broken,
             "seed": s.options.seed,
@@ -306,7 +306,7 @@ def describe_spec(spec: EncoderSpec) -> dict[str, Any]:
 
 def describe_recipe(recipe: Recipe, config: Any, view: Any) -> dict[str, Any]:
     """The recipe as plain values for the record, its parameters as resolved."""
-    resolved = {"config": dataclasses.asdict(config), "view": dataclasses.asdict(view)}
+    resolved = {"config": runners.resolved(config), "view": dataclasses.asdict(view)}
     return dataclasses.asdict(recipe) | {"resolved": resolved}
 
 

@@ -15,7 +15,7 @@ Ties:   equal logits go to the lowest class.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -26,6 +26,7 @@ from evalkit.metrics import bootstrap, classification
 from evalkit.probing.attention_head import AttentiveHead, Learner, factor, strided_batches
 from evalkit.probing.crops import LARGEST, crops
 from evalkit.types import Augmentation, Batch, Features, Interpolation, Job, Part, Score, Tokens
+from evalkit.validation import LATER
 
 PIECE = 256
 """Test images whose tokens are in memory at once."""
@@ -53,7 +54,7 @@ class Config:
     rate: float = 0.4
     rate_batch: int = 8192
     batch_size: int = 1024
-    nominal: bool = False
+    nominal: bool = field(default=False, metadata=LATER)
     epochs: int = 90
     warmup_epochs: int = 10
     momentum: float = 0.9

@@ -19,7 +19,7 @@ Rule:   fixed rates train on the whole training split and the last epoch is repo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -38,6 +38,7 @@ from evalkit.probing.resume import Between, Share
 from evalkit.probing.selection import BestOnTest
 from evalkit.probing.sweep import Head, Trial, choose_head
 from evalkit.types import Augmentation, Batch, Features, Fitting, Interpolation, Job, Score
+from evalkit.validation import LATER
 
 SWEEP = tuple(digit * 10.0**power for power in range(-4, 1) for digit in range(1, 10))
 """The 45 base rates {1..9} x 10^{-4..0} of iBOT's sweep."""
@@ -78,7 +79,7 @@ class Config:
     iterations: int = 0
     batch_size: int = 1024
     drop_last: bool = False
-    nominal: bool = False
+    nominal: bool = field(default=False, metadata=LATER)
     optimiser: Optimiser = "sgd"
     momentum: float = 0.9
     weight_decay: float = 0.0
