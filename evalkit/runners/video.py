@@ -279,4 +279,4 @@ def _tell(job: Job, rows: dict[str, dict[str, Any]], left_out: Sequence[str]) ->
         pairs = [f"{a[0]} x {a[1]}: {b[0]} x {b[1]}" for a, b in sorted(changed.items())]
         job.fact("sizes", f"no multiple of the patch ({patch}): {'; '.join(pairs)}")
     if left_out:
-        job.fact("left_out", {"videos": list(left_out), "because": "a frame or mask is broken"})
+        job.fact("left_out", {"videos": list(left_out), "because": "a frame or mask is broken, or too few frames"})
