@@ -47,6 +47,10 @@ AT_ONCE = 8
 """Clips followed side by side at most, on a CPU with as many threads: each needs memory of its own."""
 
 
+LABELS_APART = True
+"""Labels of one split are never held against those of the other, so the splits may have other classes."""
+
+
 @dataclass(frozen=True)
 class Config:
     """How labels propagate; the defaults are DINO's (eval_video_segmentation.py:129, 197-263), with a clean std.
