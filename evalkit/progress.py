@@ -69,6 +69,10 @@ class RichProgress:
         """One lasting line on standard error."""
         self._console.print(line, highlight=False)
 
+    def note(self, text: str) -> None:
+        """The same of a text that holds names: nothing in it is taken for markup."""
+        self._console.print(text, highlight=False, markup=False)
+
 
 class _Rate(ProgressColumn):
     """Images per second, of tasks that say how many an item has."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evalkit.cli.options import DataPaths, DataRoot, Seed, pairs
+from evalkit.cli.options import DataPaths, DataRoot, Seed, SkipBroken, pairs
 from evalkit.types import DatasetRef
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def davis(
     data: DataPaths = None,
     year: Annotated[int, typer.Option(min=2016, max=2017, help="2017: several objects; 2016: one, masks 0 and 255.")] = 2017,
     split: Annotated[str, typer.Option(help="A list of ImageSets/YEAR/, or all for every clip folder.")] = "val",
+    skip_broken: SkipBroken = False,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
 ) -> None:  # fmt: skip
@@ -45,7 +46,11 @@ def davis(
     assert path is not None
     clips: Any = datasets.open_dataset(reference, "test", path)
     with RichProgress(quiet=as_json) as progress:
-        found = scoring.score(results, clips, binary=year == 2016, progress=progress, seed=seed)
+        found = scoring.score(
+            results, clips, binary=year == 2016, progress=progress, seed=seed, skip_broken=skip_broken
+        )
+    for name, why in found.left_out.items():
+        typer.echo(f"evalkit: {name} is left out: {why}", err=True)
     if as_json:
         typer.echo(json.dumps(_plain(found, results, path, clips.describe()), indent=2))
     else:
@@ -70,6 +75,7 @@ def _plain(found: Scored, results: Path, data: Path, facts: dict[str, Any]) -> d
         "split": facts["split"],
         "digest": facts["digest"],
         "scores": scores,
+        "left_out": dict(found.left_out),
         "videos": {
             clip: {"J&F": score.per_object.tolist(), "J": score.j.mean(axis=1).tolist(), "F": score.f.mean(axis=1).tolist()}
             for clip, score in found.clips.items()

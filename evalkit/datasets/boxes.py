@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import TypeVar
 
 from evalkit.types import Box
+
+Name = TypeVar("Name", int, str)
 
 
 def squared(box: Box) -> Box:
@@ -16,7 +19,7 @@ def squared(box: Box) -> Box:
     return (x - half, y - half, x + half, y + half)
 
 
-def frequent(train: Iterable[int], test: Iterable[int], *, min_train: int, min_test: int) -> set[int]:
-    """The class numbers that occur at least `min_train` times in one split and `min_test` times in the other."""
+def frequent(train: Iterable[Name], test: Iterable[Name], *, min_train: int, min_test: int) -> set[Name]:
+    """The classes, by number or name, that occur at least `min_train` times in one split and `min_test` times in the other."""
     first, second = Counter(train), Counter(test)
     return {number for number in first if first[number] >= min_train and second[number] >= min_test}

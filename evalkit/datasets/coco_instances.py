@@ -170,9 +170,9 @@ def _read(tree: Tree, path: str, config: Config) -> tuple[list[str], Outlines]:
     """The names of the classes, and the annotations of each photo that has any, photos and ids ascending."""
     where = tree.where(path)
     document = coco_json.document(tree, path, needs=_NEEDS, holds="instances")
-    categories = coco_json.unique(document["categories"], where, "category")
+    categories = coco_json.category_names(document, where)
     images = {row["id"]: row for row in coco_json.unique(document["images"], where, "image")}
-    labels = {row["id"]: label for label, row in enumerate(categories, start=int(config.background))}
+    labels = {id: label for label, id in enumerate(categories, start=int(config.background))}
     rows = coco_json.unique(document["annotations"], where, "annotation")
     problems, found = [], []
     for row in rows:
@@ -186,5 +186,5 @@ def _read(tree: Tree, path: str, config: Config) -> tuple[list[str], Outlines]:
     found.sort(key=lambda item: (item[0], item[1].id))
     of = {photo: tuple(item for _, item in items) for photo, items in groupby(found, key=lambda item: item[0])}
     sizes = {row["file_name"]: (row["width"], row["height"]) for row in images.values()}
-    names = [*(["background"] if config.background else []), *(row["name"] for row in categories)]
+    names = [*(["background"] if config.background else []), *categories.values()]
     return names, Outlines(where, sizes, of, config)

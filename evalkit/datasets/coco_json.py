@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -61,6 +62,16 @@ def unique(rows: Iterable[dict[str, Any]], where: str, kind: str) -> list[dict[s
     if doubled:
         raise DatasetError(f"{where}: {len(doubled)} {kind} ids occur more than once: {doubled[:SHOWN]}")
     return list(seen.values())
+
+
+def category_names(document: Mapping[str, Any], where: str) -> dict[int, str]:
+    """The names of the categories by id, in their order. Raises DatasetError for an id or a name that occurs twice: splits
+    agree on classes by name."""
+    found = {row["id"]: row["name"] for row in unique(document["categories"], where, "category")}
+    doubled = sorted(name for name, times in Counter(found.values()).items() if times > 1)
+    if doubled:
+        raise DatasetError(f"{where}: {len(doubled)} names of categories occur more than once: {doubled[:SHOWN]}")
+    return found
 
 
 def place_problem(row: Mapping[str, Any], images: Mapping[Any, Any], categories: Iterable[Any]) -> str:

@@ -54,11 +54,12 @@ class Config:
 
 
 class Instance(NamedTuple):
-    """One annotation: its id, the photo's file name, the category's id, and the box in pixels of the photo."""
+    """One annotation: its id, the photo's file name, the category's name (its id may be another in the other file), and the
+    box in pixels of the photo."""
 
     id: int
     photo: str
-    category: int
+    category: str
     box: Box
 
 
@@ -89,16 +90,16 @@ def open(root: Path, split: str, config: Config) -> Dataset:
     large = {name: _fitting(table.instances, config) for name, table in year.items()}
     train, val = ([item.category for item in large[name]] for name in ("train2017", "val2017"))
     kept = frequent(train, val, min_train=config.min_train, min_test=config.min_test)
-    labels = {id: label for label, id in enumerate(id for id in year["train2017"].categories if id in kept)}
+    names = [name for name in year["train2017"].categories.values() if name in kept]
+    labels = {name: label for label, name in enumerate(names)}
     if not labels:
         raise DatasetError(f"{tree}: no category has {config.min_train} train and {config.min_test} val instances")
     table, name = year[coco_json.SPLITS[split]], coco_json.SPLITS[split]
     chosen = [instance for instance in large[name] if instance.category in labels]
     coco_json.require_photos(tree, name, {instance.photo for instance in chosen}, layout=LAYOUT)
     photos = Photos(tree.within(name), sizes=table.sizes)
-    classes = tuple(table.categories[id] for id in labels)
     facts = {"photos": len(table.sizes)}
-    return Listing("coco_objects", split, classes, tuple(_samples(chosen, labels, config.square)), photos, facts)
+    return Listing("coco_objects", split, tuple(labels), tuple(_samples(chosen, labels, config.square)), photos, facts)
 
 
 def verify(root: Path) -> list[str]:
@@ -122,7 +123,7 @@ def instances(tree: Tree, name: str) -> Annotations:
     path = _json(name)
     where = tree.where(path)
     document = coco_json.document(tree, path, needs=_NEEDS, holds="instances")
-    categories = {row["id"]: row["name"] for row in coco_json.unique(document["categories"], where, "category")}
+    categories = coco_json.category_names(document, where)
     images = {row["id"]: row for row in coco_json.unique(document["images"], where, "image")}
     sizes = {row["file_name"]: (row["width"], row["height"]) for row in images.values()}
     found: list[Instance] = []
@@ -133,7 +134,7 @@ def instances(tree: Tree, name: str) -> Annotations:
             bad.append(f"annotation {row['id']}: {problem}")
         elif not row.get("iscrowd"):
             photo = str(images[row["image_id"]]["file_name"])
-            found.append(Instance(row["id"], photo, row["category_id"], coco_json.corners(row["bbox"])))
+            found.append(Instance(row["id"], photo, categories[row["category_id"]], coco_json.corners(row["bbox"])))
     coco_json.refuse(where, bad)
     return Annotations(categories, sizes, sorted(found, key=lambda item: (item.photo, item.id)))
 
@@ -153,7 +154,7 @@ def _fitting(instances: Iterable[Instance], config: Config) -> list[Instance]:
     return found
 
 
-def _samples(instances: Iterable[Instance], labels: Mapping[int, int], square: bool) -> Iterable[Sample]:
+def _samples(instances: Iterable[Instance], labels: Mapping[str, int], square: bool) -> Iterable[Sample]:
     for item in instances:
         yield Sample(str(item.id), item.photo, labels[item.category], squared(item.box) if square else item.box)
 

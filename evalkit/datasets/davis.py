@@ -6,9 +6,10 @@
                                                frames in ImageSets/480p/ of the first release)
 
 One sample per clip, in the order of the list; split "all" takes every clip folder, sorted, and needs no list. The folder
-480p may be left out or have another name. Frames are sorted by name; a mask belongs to the frame of the same name. Every
-frame needs a mask (`sparse` allows only the first), of the frame's size. Objects are numbered from 1 in the first mask
-without gaps. <root> is a folder or a .zip, which may hold a single top folder such as DAVIS/.
+480p may be left out or have another name. Frames are sorted by name, the numbers in it as numbers; a mask belongs to the
+frame of the same name. Every frame needs a mask (`sparse` allows only the first), of the frame's size. Objects are
+numbered from 1 in the first mask without gaps. <root> is a folder or a .zip, which may hold a single top folder such as
+DAVIS/.
 
 Source: Pont-Tuset et al., arXiv:1704.00675; Perazzi et al., CVPR 2016; davischallenge.org, "TrainVal - Images and
 Annotations (480p)". With the annotations of 2017, year 2016 takes all objects of a clip together.
@@ -17,6 +18,7 @@ Annotations (480p)". With the annotations of 2017, year 2016 takes all objects o
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -25,10 +27,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from evalkit.datasets import images, indexed
-from evalkit.datasets.files import Tree, missing
+from evalkit.datasets import beside, images, indexed
+from evalkit.datasets.files import Tree, in_number_order, missing
 from evalkit.datasets.listing import Listing
 from evalkit.errors import BrokenImage, DatasetError, MissingFiles
+from evalkit.files import shown
 from evalkit.types import Clips, Sample, SplitSize
 
 if TYPE_CHECKING:
@@ -104,12 +107,15 @@ class Reels:
         return picture
 
     def truth(self, group: str, number: int) -> npt.NDArray[np.uint8] | None:
-        """A label map, see `evalkit.types.Clips`. Raises BrokenImage, in the first frame for ids with gaps too."""
+        """A label map, see `evalkit.types.Clips`. Raises BrokenImage, in the first frame for ids with gaps and for
+        a clip of fewer than three frames too."""
         name = self.clips[group].masks[number]
+        if number == 0 and (problem := _too_short(self.clips[group])):
+            raise BrokenImage(f"{self.tree}: {problem}")
         if name is None:
             return None
         where = self.tree.where(name)
-        labels = indexed.decode(self._bytes(name), where, grey=self.year == 2016)
+        labels = indexed.decode(self._bytes(name), where, binary=self.year == 2016)
         size = self._size(group, number)
         if labels.shape != size[::-1]:
             raise BrokenImage(f"{where}: is {labels.shape[::-1]} pixels, but its frame is {size}")
@@ -193,6 +199,7 @@ def verify(root: Path) -> list[str]:
     for name in sorted(found.keys() | {clip for file in _lists(tree) for clip in _lines(tree, file)}):
         clip = found.get(name, Clip(name, (), ()))
         problems += [f"{tree}: {name} lacks {file}" for file in _absent(clip, Config(sparse=True))]
+        problems += [f"{tree}: {short}" for short in [_too_short(clip)] if short and clip.frames]
         problems += _mask_problems(tree, clip)
     strays = _masks(tree, Config.resolution).keys() - {_key(file) for clip in found.values() for file in clip.frames}
     return [*problems, *(f"{tree}: the mask {'/'.join(key)} belongs to no frame" for key in sorted(strays))]
@@ -210,12 +217,21 @@ def numbering(labels: npt.NDArray[np.uint8]) -> str:
     return "is the first mask of its clip and holds no object"
 
 
+def _too_short(clip: Clip) -> str:
+    """Why no frame of a clip is ever scored, "" where some are: the first and the last do not count."""
+    if len(clip.frames) > 2:
+        return ""
+    return (
+        f"the clip {shown(clip.name)} has {len(clip.frames)} frame(s); at least 3 are needed, the ends are not scored"
+    )
+
+
 def _mask_problems(tree: Tree, clip: Clip) -> Iterator[str]:
     for number, mask in enumerate(clip.masks):
         if mask is None:
             continue
         try:
-            labels = indexed.decode(tree.read(mask), tree.where(mask), grey=True)
+            labels = indexed.decode(tree.read(mask), tree.where(mask), binary=True)
             size = images.size(tree.read(clip.frames[number]), f"{tree}/{clip.frames[number]}")
         except DatasetError as error:
             yield str(error)
@@ -242,6 +258,10 @@ def _clips(tree: Tree, resolution: str) -> dict[str, Clip]:
     frames: dict[str, list[str]] = {}
     for file in _files(tree, FRAMES, resolution, images.SUFFIXES):
         frames.setdefault(_key(file)[0], []).append(file)
+    for name, files in frames.items():
+        files.sort(key=in_number_order)
+        if doubled := [key[1] for key, times in Counter(map(_key, files)).items() if times > 1]:
+            raise DatasetError(f"{tree}: the clip {shown(name)} has {len(doubled)} frames twice: {doubled[:5]}")
     return {
         name: Clip(name, tuple(files), tuple(masks.get(_key(file)) for file in files))
         for name, files in sorted(frames.items())
@@ -256,7 +276,8 @@ def _files(tree: Tree, top: str, resolution: str, suffixes: Sequence[str]) -> It
     """Files of clip folders in `top`/`resolution`, or in `top` itself where there is no such folder."""
     inner = f"{top}/{resolution}" if resolution and tree.exists(f"{top}/{resolution}") else top
     depth = len(PurePosixPath(inner).parts) + 2
-    return (file for file in tree.names(suffixes, under=inner) if len(PurePosixPath(file).parts) == depth)
+    names = tree.names(suffixes, under=inner) if top == MASKS else beside.photos(tree, inner, suffixes)[0]
+    return (file for file in names if len(PurePosixPath(file).parts) == depth)
 
 
 def _key(file: str) -> tuple[str, str]:

@@ -94,7 +94,7 @@ def upright_size(data: bytes, name: str) -> tuple[int, int]:
 def indices(data: bytes, name: str, *, grey: bool = False) -> np.ndarray:
     """(H, W) uint8, uint16 or int32: what a mask file stores per pixel, a palette's index or a grey value, upright.
 
-    grey: take a colour image too whose red, green and blue are equal everywhere; its alpha is left out. Raises
+    grey: take a colour image too whose red, green and blue are equal everywhere, and leave out an alpha channel. Raises
     BrokenImage for what `decode` refuses, for other colours (a class has a number, not a colour) and for JPEG, whose
     compression changes numbers.
     """
@@ -102,7 +102,7 @@ def indices(data: bytes, name: str, *, grey: bool = False) -> np.ndarray:
     if image.format == "JPEG":
         raise BrokenImage(f"{name}: a JPEG cannot be a mask: its compression changes class numbers; save masks as PNG")
     upright = _upright(image)
-    if grey and _same_bands(upright):
+    if grey and (upright.mode in ("LA", "PA") or _same_bands(upright)):
         upright = upright.getchannel(0)
     if upright.mode not in _INDEXED:
         raise BrokenImage(f"{name}: {_no_index(upright)}")

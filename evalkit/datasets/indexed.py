@@ -19,16 +19,19 @@ from evalkit.errors import BrokenImage
 Labels = npt.NDArray[np.uint8]
 
 
-def decode(data: bytes, name: str, *, grey: bool = False) -> Labels:
+def decode(data: bytes, name: str, *, binary: bool = False) -> Labels:
     """(H, W) uint8: the index of each pixel, not its colour; 0 and 1 of a black and white image.
 
-    Raises BrokenImage as `images.indices`, and for pixels of more than 8 bit.
+    Grey images are taken in every mode (with alpha, three equal colours, 16 bit). binary: only 0 and the rest are told
+    apart, so values beyond 8 bit become 255. Raises BrokenImage as `images.indices`, and without `binary` for such values.
     """
-    values = images.indices(data, name, grey=grey)
+    values = images.indices(data, name, grey=True)
     if values.dtype != np.uint8:
-        raise BrokenImage(
-            f"{name}: its pixels have more than 8 bit; save the mask as a PNG with a palette or of 8-bit grey"
-        )
+        if not binary and values.size and not 0 <= int(values.min()) <= int(values.max()) <= 255:
+            raise BrokenImage(
+                f"{name}: holds values of more than 8 bit, up to {int(values.max())}; labels are 0 to 255"
+            )
+        values = values.clip(0, 255).astype(np.uint8)
     return values.copy()  # what Pillow gives cannot be written to
 
 

@@ -17,6 +17,7 @@ import torch
 
 from evalkit import adapters, catalog, datasets, records, runners
 from evalkit.adapters import twins
+from evalkit.datasets.agreement import agreed, notes
 from evalkit.datasets.subset import Subset
 from evalkit.engine import naming
 from evalkit.engine.delivery import Delivery
@@ -84,6 +85,7 @@ class Session:
         self.precision = resolve_precision(options.precision, self.device)
         self.cache = options.cache or catalog.cache_root()
         self._opened: dict[str, Dataset] = {}
+        self._told: set[str] = set()
 
     def run(self, encoder: Encoder, recipes: Sequence[Recipe], given: Mapping[str, Any]) -> Iterator[Outcome]:
         """Measure each recipe. Raises before the first one when any of them cannot begin."""
@@ -145,18 +147,26 @@ class Session:
     def _measurement(
         self, encoder: Encoder, recipe: Recipe, config: Any, path: Path, given: Mapping[str, Any]
     ) -> _Measurement:
-        data: dict[Role, Dataset] = {
-            "train": self._open(recipe, "train", path),
-            "test": self._open(recipe, "test", path),
-        }
+        train, test = self._open(recipe, "train", path), self._open(recipe, "test", path)
+        if not getattr(runners.module(recipe.runner), "LABELS_APART", False):
+            test = agreed(train, test)
+        data: dict[Role, Dataset] = {"train": train, "test": test}
         return _Measurement(self, encoder, recipe, config, data, given, path.resolve())
 
     def _one(self, encoder: Encoder, recipe: Recipe, config: Any, path: Path, given: Mapping[str, Any]) -> Outcome:
         measure = self._measurement(encoder, recipe, config, path, given)
         found = measure.find()
-        if found is not None:
-            return Outcome(recipe.id, found, reused=True, path=measure.path)
-        return Outcome(recipe.id, measure.run(), path=measure.path)
+        record = measure.run() if found is None else found
+        self._tell(record)
+        return Outcome(recipe.id, record, reused=found is not None, path=measure.path)
+
+    def _tell(self, record: Record) -> None:
+        """What is odd about the data behind a number, each once: for people who see the progress."""
+        splits = [record.data[role] for role in ("train", "test") if role in record.data]
+        for note in [*(note for split in splits for note in notes(split)), *_unlabelled(record)]:
+            if note not in self._told and isinstance(self.progress, RichProgress):
+                self.progress.note(f"note: {note}")
+            self._told.add(note)
 
 
 class _Measurement:
@@ -286,6 +296,11 @@ class _Measurement:
         skipped = {role: {"skipped": ids} for role, ids in job.skipped.items()}
         return {"name": self.recipe.dataset.name, "folder": self.recipe.dataset.folder, "path": str(self.where),
                 **{role: facts | skipped.get(role, {}) for role, facts in splits.items()}}  # fmt: skip
+
+
+def _unlabelled(record: Record) -> Iterator[str]:
+    for split, names in record.facts.get("classes_without_pixels", {}).items():
+        yield f"{record.data['name']} ({split}): no labelled pixel is {', '.join(names)}"
 
 
 def _plain(score: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ wrong, everything that is wrong is listed and there is no number.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from evalkit.datasets import indexed
 from evalkit.datasets.files import Tree
-from evalkit.errors import DatasetError, ProtocolError, UsageError
+from evalkit.errors import BrokenImage, DatasetError, ProtocolError, UsageError
 from evalkit.metrics import video
 from evalkit.types import Clips, Progress, Score
 
@@ -30,16 +30,21 @@ LAYOUT = "<results>/<clip>/<frame>.png, indexed PNG with the names and the size 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a folder of results is worth. clips: by name, in the order of the split. scores: as `metrics.video.scores`."""
+    """What a folder of results is worth. clips: by name, in the order of the split. scores: as `metrics.video.scores`.
+    left_out: why, by name, of clips of the data set that cannot be used."""
 
     clips: Mapping[str, video.ClipScore]
     scores: tuple[Score, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
-def score(results: Path, clips: Clips, *, binary: bool, progress: Progress, seed: int = 0) -> Scored:
+def score(
+    results: Path, clips: Clips, *, binary: bool, progress: Progress, seed: int = 0, skip_broken: bool = False
+) -> Scored:
     """J and F of the masks in a folder or .zip.
 
-    binary: everything above 0 is the one object, as in DAVIS-2016. seed: of the bootstrap over videos. Folders of clips
+    binary: everything above 0 is the one object, as in DAVIS-2016. seed: of the bootstrap over videos. skip_broken: leave
+    out clips whose own frames or masks cannot be used (never those whose results cannot), instead of an error. Folders of clips
     that the split does not name are left alone. Raises UsageError where there are no results at all; DatasetError, which
     lists every absent or unusable mask and every id that the clip does not have; what reading the data set raises.
     """
@@ -48,9 +53,16 @@ def score(results: Path, clips: Clips, *, binary: bool, progress: Progress, seed
         raise UsageError(f"{results} holds no masks; expected: {LAYOUT}")
     found: dict[str, video.ClipScore] = {}
     problems: list[str] = []
+    left_out: dict[str, str] = {}
     for index in progress.track(range(len(clips)), "videos", len(clips)):
         name = clips[index].id
-        truth = {frame: labels for frame, labels in _truth(clips, index) if labels is not None}
+        try:
+            truth = {frame: labels for frame, labels in _truth(clips, index) if labels is not None}
+        except BrokenImage as error:
+            if not skip_broken:
+                raise BrokenImage(f"{error}. Mend it, or pass --skip-broken to leave the clip out") from None
+            left_out[name] = str(error)
+            continue
         predicted, wrong = _masks(tree, name, truth, binary)
         problems += wrong
         if wrong:
@@ -61,7 +73,9 @@ def score(results: Path, clips: Clips, *, binary: bool, progress: Progress, seed
             problems.append(f"{name}: {error}")
     if problems:
         raise DatasetError(_told(tree, problems))
-    return Scored(found, tuple(video.scores(list(found.values()), seed=seed)))
+    if not found:
+        raise ProtocolError(f"no clip of {clips.name} ({clips.split}) can be used: {'; '.join(left_out.values())}")
+    return Scored(found, tuple(video.scores(list(found.values()), seed=seed)), left_out)
 
 
 def _truth(clips: Clips, index: int) -> list[tuple[str, npt.NDArray[np.uint8] | None]]:
@@ -84,7 +98,7 @@ def _masks(
             continue
         file = f"{name}/{frame}.png"
         try:
-            mask = indexed.decode(tree.read(file), file, grey=binary)
+            mask = indexed.decode(tree.read(file), file, binary=binary)
         except DatasetError as error:
             wrong.append(str(error))
             continue

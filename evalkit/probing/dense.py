@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
+from typing import cast
 
+import numpy as np
 from torch import Tensor
 
 from evalkit.datasets.selection import offers
 from evalkit.errors import ProtocolError
-from evalkit.types import Job, Read, Role
+from evalkit.files import shown
+from evalkit.types import Dataset, Job, Read, Role, Segmented
 
 PIECE = 16
 """Images whose tokens are held at once."""
@@ -49,6 +53,49 @@ def demand(job: Job, verb: str, what: str, *roles: Role) -> None:
         if not offers(dataset, verb):
             kind = {"pixels": "labels for every pixel", "objects": "outlined objects"}[verb]
             raise ProtocolError(f"{what} needs {kind}; {dataset.name} ({dataset.split}) has none")
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Reads which classes a mask carries, -1 among them where something does not count; picklable."""
+
+    def __call__(self, dataset: Dataset, position: int) -> frozenset[int]:
+        """Labels that occur."""
+        return frozenset(np.unique(cast(Segmented, dataset).pixels(position)).tolist())
+
+
+def check_labels(job: Job) -> None:
+    """Put the declared classes that no labelled pixel carries on record, by split ("classes_without_pixels").
+
+    Masks are read, in a shuffled order, until every class has been met. Raises ProtocolError where the labelled pixels of
+    the training split carry a single class: whatever was learnt of them would be perfect.
+    """
+    absent: dict[str, list[str]] = {}
+    roles: tuple[Role, ...] = ("train", "test")
+    for role in roles:
+        data = job.dataset(role)
+        met = _met(job, role, len(data.classes))
+        lacking = [shown(name) for label, name in enumerate(data.classes) if label not in met]
+        if role == "train" and len(data.classes) - len(lacking) < 2 <= len(data.classes):
+            void = "; there are pixels of a value that does not count, in most data sets 255" if -1 in met else ""
+            raise ProtocolError(
+                f"{data.name} ({data.split}): no labelled pixel is {', '.join(lacking[:10])}, so there is nothing to tell "
+                f"apart{void}. Save masks that hold the class numbers 0 to {len(data.classes) - 1}, or declare other classes"
+            )
+        if lacking:
+            absent[data.split] = lacking
+    if absent:
+        job.fact("classes_without_pixels", absent)
+
+
+def _met(job: Job, role: Role, classes: int) -> set[int]:
+    met: set[int] = set()
+    order = np.random.default_rng(0).permutation(len(job.dataset(role))).tolist()
+    for _, labels in job.read(role, Carried(), ((position,) for position in order), ahead=False):
+        met |= labels
+        if len(met - {-1}) == classes:
+            break
+    return met
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -35,6 +35,10 @@ THRESHOLDS = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))
 """T = 0.1, 0.2 ... 0.9 (MMC Table 8)."""
 
 
+LABELS_APART = True
+"""Labels of one split are never held against those of the other, so the splits may have other classes."""
+
+
 @dataclass(frozen=True)
 class Config:
     """ways, shots: classes of an episode and images shown of each; 5 and 1 (MMC). queries: asked of each class, 15, and

@@ -148,6 +148,7 @@ def run(job: Job) -> Iterator[Score]:
     """
     config: Config = job.config
     dense.demand(job, "pixels", "label transfer", "train", "test")
+    dense.check_labels(job)
     memory = remember(job)
     dataset = job.dataset("test")
     groups, counted = _confusions(job, memory)

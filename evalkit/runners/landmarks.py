@@ -42,6 +42,10 @@ SAVED = 500
 """Photos between two savings of what was computed."""
 
 
+LABELS_APART = True
+"""Labels of one split are never held against those of the other, so the splits may have other classes."""
+
+
 @dataclass(frozen=True)
 class Config:
     """size: longest side in pixels, never enlarged; DINO's 224 (Oxford), 512 (Paris). scales: factors on that size whose

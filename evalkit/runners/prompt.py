@@ -51,6 +51,10 @@ CHUNK = 1 << 24
 """Interpolated similarities held at once."""
 
 
+LABELS_APART = True
+"""Labels of one split are never held against those of the other, so the splits may have other classes."""
+
+
 @dataclass(frozen=True)
 class Config:
     """thresholds: each scored separately; MMC's 0, 0.1, 0.2, 0.3, 0.4. candidates: of which "train" and "optimal" are chosen;

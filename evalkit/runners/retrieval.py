@@ -34,6 +34,10 @@ from evalkit.types import Features, Job, Part, Role, Score
 NAMES = {"projection": "projected", "bottleneck": "bottleneck"}
 
 
+LABELS_APART = True
+"""Labels of one split are never held against those of the other, so the splits may have other classes."""
+
+
 @dataclass(frozen=True)
 class Config:
     """roles: images of these splits ask one another; the paper's CIFAR-10 is all 60,000 images, both splits.

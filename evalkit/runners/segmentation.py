@@ -106,6 +106,7 @@ def run(job: Job) -> Iterator[Score]:
     dense.demand(job, "pixels", "linear segmentation", *_ROLES)
     if job.dataset("train").classes != job.dataset("test").classes:
         raise ProtocolError("the training and the test split have different classes")
+    dense.check_labels(job)
     head = train(job)
     job.keep("head", {name: value.cpu() for name, value in head.state_dict().items()})
     dataset = job.dataset("test")

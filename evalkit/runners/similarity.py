@@ -44,6 +44,10 @@ RESAMPLES = 2000
 SCORES = (("overlap", "ratio"), ("intra", "cosine"), ("inter", "cosine"))
 
 
+LABELS_APART = True
+"""Labels of one split are never held against those of the other, so the splits may have other classes."""
+
+
 @dataclass(frozen=True)
 class Config:
     """bins: of equal width from -1 to 1; 200 (ours). patches: labelled patches whose pairs are counted for the categories,

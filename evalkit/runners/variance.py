@@ -32,6 +32,10 @@ WHOLE = (1.0, 1.0)
 """Scale and ratio under which a random crop is the centre square of the short side."""
 
 
+LABELS_APART = True
+"""Labels of one split are never held against those of the other, so the splits may have other classes."""
+
+
 @dataclass(frozen=True)
 class Config:
     """views: of each image, for both parts; 128 (MMC). share: of the blocks that become noise; 0.5 (MMC). scale: area of

@@ -47,6 +47,10 @@ AT_ONCE = 8
 """Clips followed side by side at most, on a CPU with as many threads: each needs memory of its own."""
 
 
+LABELS_APART = True
+"""Labels of one split are never held against those of the other, so the splits may have other classes."""
+
+
 @dataclass(frozen=True)
 class Config:
     """How labels propagate; the defaults are DINO's (eval_video_segmentation.py:129, 197-263), with a clean std.
@@ -279,4 +283,4 @@ def _tell(job: Job, rows: dict[str, dict[str, Any]], left_out: Sequence[str]) ->
         pairs = [f"{a[0]} x {a[1]}: {b[0]} x {b[1]}" for a, b in sorted(changed.items())]
         job.fact("sizes", f"no multiple of the patch ({patch}): {'; '.join(pairs)}")
     if left_out:
-        job.fact("left_out", {"videos": list(left_out), "because": "a frame or mask is broken"})
+        job.fact("left_out", {"videos": list(left_out), "because": "a frame or mask is broken, or too few frames"})
