@@ -200,8 +200,6 @@ class _Measurement:
     def run(self) -> Record:
         started, created = time.perf_counter(), records.now()
         job = self.job()
-        if job.checkpoint.path.exists():
-            job.fact("resumed", "from an interrupted run; seconds cover what came after")
         self._forget_peak()
         try:
             self.check_needs()
@@ -211,6 +209,8 @@ class _Measurement:
             status, reason = "done", ""
         except Unsupported as error:
             scores, status, reason = [], "n/a", str(error)
+        if job.checkpoint.resumed:
+            job.fact("resumed", "from an interrupted run; seconds cover what came after")
         spec, o = self.encoder.spec, self.session.options
         record = Record(
             key=self.key,

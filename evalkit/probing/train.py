@@ -96,7 +96,8 @@ def fit(
     if len(labels) == 0:
         raise ProtocolError("there is no image to train on")
     between = between or Between()
-    for epoch in track(range(between.resume(stacks), plan.passes(len(labels)))):
+    passes = plan.passes(len(labels))
+    for epoch in track(range(between.resume(stacks, passes), passes)):
         shuffled = order(epoch).to(labels.device)
         for step in range(plan.left(epoch, len(labels))):
             rows = shuffled[step * plan.batch : (step + 1) * plan.batch]
@@ -124,7 +125,8 @@ def fit_stream(
     Raises ProtocolError where the stream ends before the last epoch.
     """
     between = Between(checkpoint, watch or {})
-    done, passes = between.resume(stacks), plan.passes(images)
+    passes = plan.passes(images)
+    done = between.resume(stacks, passes)
     waiting, step = _Waiting(), 0
     for batch in batches(done) if done < passes else ():
         if len(batch.labels):

@@ -30,6 +30,8 @@ from evalkit.metrics import bootstrap, classification
 from evalkit.metrics.neighbours import normalise
 from evalkit.probing import pooling as pool
 from evalkit.probing.holdout import hold_out
+from evalkit.probing.resume import taken_up
+from evalkit.state import Each, Form, Sized, Some
 from evalkit.types import Features, Job, Score
 
 CHUNK = 1 << 24
@@ -152,7 +154,9 @@ def run(job: Job) -> Iterator[Score]:
     _check(train, test)
     rows, labels, asked = _rows(job, train), train.labels.to(job.device), _rows(job, test)
     held = hold_out(train.groups, config.held_out, job.rng("logreg", "held-out")).to(job.device)
-    state = job.checkpoint.load() or {}
+    done = {"held-out": labels[~held], "all": labels}
+    form = Some({name: Each(config.lambdas, _form(rows, of)) for name, of in done.items()})
+    state = taken_up(job.checkpoint, form) or {}
     trial = _path(job, state, "held-out", rows[~held], labels[~held])
     chosen, accuracy = _choose(trial, rows[held], labels[held])
     final = _path(job, state, "all", rows, labels)
@@ -173,6 +177,13 @@ def _rows(job: Job, features: Features) -> Tensor:
     """(N, D) float64 on the job's device."""
     rows = pool.of_features(features, job.config.pooling).to(job.device)
     return (normalise(rows) if job.config.normalise else rows).double()
+
+
+def _form(rows: Tensor, labels: Tensor) -> Form:
+    """Of a saved fit on (N, D) rows."""
+    classes = len(labels.unique())
+    tensors = {"weight": Sized(torch.float64, (classes, rows.shape[1])), "classes": Sized(torch.int64, (classes,))}
+    return {"tensors": tensors, "steps": int, "converged": bool}
 
 
 def _path(job: Job, state: dict[str, Any], name: str, rows: Tensor, labels: Tensor) -> dict[float, Fit]:
