@@ -40,14 +40,16 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     tail = range(bits - 8 * state.TAIL, bits)
     for bit in [0, *random.Random(0).sample(range(bits), 300), *tail[:: 8 * 5], bits - 1]:
         flipped(path, bit)
-        with pytest.raises(StateError, match="s.pt: damaged") as caught:
+        with pytest.raises(StateError, match=r"s\.pt: damaged") as caught:
             state.load(path)
         assert "\n" not in str(caught.value)
         flipped(path, bit)
     assert state.load(path)["epochs"] == 3
 
 
-@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-1], lambda b: b[: len(b) // 2], lambda b: b + b"x", lambda b: b"text"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage", [lambda b: b"", lambda b: b[:-1], lambda b: b[: len(b) // 2], lambda b: b + b"x", lambda b: b"text"]
+)
 def test_what_is_cut_short_or_longer_is_damaged(tmp_path: Path, damage: Any) -> None:
     path = tmp_path / "s.pt"
     state.save(path, STATE)
@@ -109,7 +111,8 @@ def test_the_state_of_an_optimiser_is_held_to_its_parameters() -> None:
     form = state.Optimiser(trained(0))
     assert [state.misfit(trained(n).state_dict(), form) for n in (0, 2)] == ["", ""]
     assert "not of its parameter" in state.misfit(trained(1, width=4).state_dict(), form)
-    for other in ({}, [], {"state": {}, "param_groups": []}, {"state": {7: {}}, "param_groups": trained(0).state_dict()["param_groups"]}):  # fmt: skip
+    groups = trained(0).state_dict()["param_groups"]
+    for other in ({}, [], {"state": {}, "param_groups": []}, {"state": {7: {}}, "param_groups": groups}):
         assert state.misfit(other, form)
 
 

@@ -195,7 +195,10 @@ class _Measurement:
         if self.path is None or not self.path.exists() or self.session.options.save_masks is not None:
             return None
         found = records.read(self.path)
-        return found if found.key == self.key else None
+        if found.key != self.key:
+            return None
+        records.check_beside(found, self.path.parents[1])
+        return found
 
     def run(self) -> Record:
         started, created = time.perf_counter(), records.now()

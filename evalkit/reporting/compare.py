@@ -28,7 +28,8 @@ class Difference:
 def differences(one: str, other: str, out: Path, *, recipe: str = "*", score: str = "") -> list[Difference]:
     """One `Difference` for each recipe that both encoders have comparable records of, the newest of each.
 
-    Raises RecordError where there is none, or where the outcomes do not belong to the same units.
+    Records that cannot be read, and recipes whose outcomes cannot, are told on standard error and left out. Raises
+    RecordError where there is none, or where no outcomes belong to the same units.
     """
     mine, theirs = (records.find(out, encoder=e, recipe=recipe) for e in (one, other))
     latest = {(r.recipe["id"], r.comparable): r for r in theirs if r.status == "done"}
@@ -41,7 +42,18 @@ def differences(one: str, other: str, out: Path, *, recipe: str = "*", score: st
         raise RecordError(
             f"{out}: {one} and {other} have no record of the same recipe on the same data; measure both first"
         )
-    return [difference(a, b, out, score) for a, b in pairs.values()]
+    found: list[Difference] = []
+    wrong: list[RecordError] = []
+    for a, b in pairs.values():
+        try:
+            found.append(difference(a, b, out, score))
+        except RecordError as error:
+            wrong.append(error)
+    if not found:
+        raise wrong[0]
+    for error in wrong:
+        records.leave_out(error)
+    return found
 
 
 def difference(one: Record, other: Record, out: Path, score: str = "") -> Difference:
