@@ -170,6 +170,8 @@ def read(path: Path) -> Record:
         newer = isinstance(content, dict) and isinstance(content.get("schema"), int) and content["schema"] > SCHEMA
         if newer:
             raise RecordError(f"{path}: schema {content['schema']}; this evalkit reads up to {SCHEMA}: upgrade it")
+        if not isinstance(content["scores"], list):
+            raise TypeError("scores is no list")
         found = parse(Record, content | {"scores": [_numbers(score) for score in content["scores"]]}, str(path))
         if why := _wrong(found) or _unsealed(found, content):
             raise ValueError(why)
