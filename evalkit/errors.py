@@ -20,6 +20,7 @@ EvalkitError
 ├── Unsupported             the encoder lacks what a recipe needs; the table shows n/a and this reason
 │   └── NoProjection        the checkpoint has no pretraining head
 ├── RecordError             a record cannot be read, or is not comparable
+├── StateError              the state that a run would go on from cannot be used
 ├── PretrainError           a training run cannot start, or stopped (loss not finite)
 ├── OutOfMemory             the device or the machine has too little memory for the work
 ├── UsageError              an option that cannot be: the message names it
@@ -116,6 +117,10 @@ class NoProjection(Unsupported):
 
 class RecordError(EvalkitError):
     """A record cannot be read, or cannot stand beside another."""
+
+
+class StateError(EvalkitError):
+    """The state that a run would go on from is damaged, of something else, or no state; the message names the file."""
 
 
 class PretrainError(EvalkitError):

@@ -1,17 +1,28 @@
-"""Files from outside, on the ground floor: only regular files are read, and names are shown so that they stay one line.
+"""Files, on the ground floor: only regular ones are read, names are shown on one line, and what is written is whole or not there.
 
     with open_regular(path, limit=1 << 20) as file: ...
     data = read_regular(path, limit=1 << 20)
+    write_atomically(path, lambda part: part.write_bytes(data))
 
 A FIFO or a socket would wait for ever, a device (or a link to /dev/zero) fill the memory. What a path is, is asked of the
 open file (fstat), never of the path before, so nothing can be put in its place in between; the file is opened without
 waiting (O_NONBLOCK), which changes nothing for a regular one.
+
+What is written has a temporary name that tells host and process, so that what a killed one left can be told from what a
+living one writes: `sweep` removes the first and never the second.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
+import secrets
+import socket
 import stat
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -85,3 +96,115 @@ def _escaped(letter: str) -> str:
 def _refuse_kind(path: Path, mode: int) -> None:
     if found := kind(mode):
         raise NotARegularFile(f"{shown(path)} is {found}; only regular files are read")
+
+
+# ---------------------------------------------------------------- writing
+
+TEMPORARY = ".tmp"
+ABANDONED = 3600.0
+"""Seconds after which a temporary file of another machine counts as left behind."""
+
+_OWN = secrets.token_hex(4)
+"""Tells this process from one that had its number before."""
+
+_COUNT = itertools.count()
+_SWEPT: set[Path] = set()
+_LEFT = re.compile(r"\..+\.(?P<pid>\d+)\.(?P<token>[0-9a-f]+)(?:-\d+)?" + re.escape(TEMPORARY))
+_OLDER = re.compile(
+    r"(?:\..+\.(?:json|safetensors|png|mp4|gif)|[0-9a-f]{16}(?:-[0-9a-f]{8})?|corpus-[0-9a-f]{16})?"
+    r"\.(?P<pid>\d+)\.(?:part|part\.mp4|part\.gif|probe)"
+)
+"""Names that earlier versions gave: `.NAME.PID.part`, `.PID.probe`, and `KEY.PID.part` of a training state or corpus."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """`path` is what `write` makes of the temporary path it is given, or is as it was before.
+
+    The file is flushed to the disk before it takes its name, and its mode is what the umask says. Folders are made. What
+    killed processes left in the folder is removed at this process's first call for it. Raises what `write` raises, and
+    OSError where the folder cannot be written; the temporary file is gone then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent not in _SWEPT:
+        _SWEPT.add(path.parent)
+        sweep([path.parent])
+    part = temporary(path)
+    try:
+        part.touch(exist_ok=False)
+        mode = stat.S_IMODE(part.stat().st_mode)
+        write(part)
+        part.chmod(mode)  # safetensors writes for the owner alone
+        _flush(part)
+        part.replace(path)
+        _flush(path.parent)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def temporary(path: Path) -> Path:
+    """A name beside `path` that no other call of any process gives: `.NAME.HOST.PID.TOKEN-COUNT.tmp`."""
+    begin = os.fsdecode(os.fsencode(path.name)[:80])
+    return path.with_name(f".{begin}.{_host()}.{os.getpid()}.{_OWN}-{next(_COUNT)}{TEMPORARY}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is one that a writer of evalkit has not renamed yet."""
+    return bool(_LEFT.fullmatch(path.name) or _OLDER.fullmatch(path.name))
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether the process that wrote a temporary file is gone: dead on this machine, or silent for an hour elsewhere.
+
+    Raises FileNotFoundError where the file of another machine went away.
+    """
+    named = _LEFT.fullmatch(path.name)
+    if named and f".{_host()}.{named['pid']}." not in path.name:
+        return time.time() - path.stat().st_mtime > ABANDONED
+    found = named or _OLDER.fullmatch(path.name)
+    if found is None:
+        return False
+    pid = int(found["pid"])
+    if pid == os.getpid():
+        return named is not None and not named["token"].startswith(_OWN)
+    return not _alive(pid)
+
+
+def sweep(folders: Iterable[Path]) -> list[Path]:
+    """Removes what killed processes left in these folders (not below them); what it removed. Never fails."""
+    removed = []
+    for folder in folders:
+        with suppress(OSError):
+            for entry in list(os.scandir(folder)):
+                path = Path(entry.path)
+                with suppress(OSError):
+                    if is_temporary(path) and entry.is_file(follow_symlinks=False) and is_abandoned(path):
+                        path.unlink()
+                        removed.append(path)
+    return removed
+
+
+def _host() -> str:
+    return socket.gethostname().replace("/", "-")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _flush(path: Path) -> None:
+    """Sees to it that a file, or the names in a folder, survive a power failure, where the file system can."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():  # not every file system lets folders be flushed
+            raise
+    finally:
+        os.close(handle)

@@ -74,8 +74,9 @@ def pack(suite: str, runs: Path, target: Path) -> None:
 
 def _portable(file: Path) -> bytes:
     """A record without the folders of the machine that measured it; what lies in the clone is named from its root."""
-    content = json.loads(file.read_text("utf-8"))
-    return (json.dumps(_without_places(content), indent=1, ensure_ascii=False) + "\n").encode()
+    content = _without_places(json.loads(file.read_text("utf-8")))
+    content = records.sealed(content) if content["schema"] > 1 else content
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _without_places(value: Any) -> Any:

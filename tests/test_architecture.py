@@ -18,6 +18,7 @@ FLOORS = {
     "types": 1,
     "validation": 2,
     "progress": 2,
+    "state": 2,
     "download": 2,
     "catalog": 3,
     "metrics": 3,

@@ -206,13 +206,14 @@ class _Measurement:
         if self.path is None or not self.path.exists() or self.session.options.save_masks is not None:
             return None
         found = records.read(self.path)
-        return found if found.key == self.key else None
+        if found.key != self.key:
+            return None
+        records.check_beside(found, self.path.parents[1])
+        return found
 
     def run(self) -> Record:
         started, created = time.perf_counter(), records.now()
         job = self.job()
-        if job.checkpoint.path.exists():
-            job.fact("resumed", "from an interrupted run; seconds cover what came after")
         self._forget_peak()
         try:
             self.check_needs()
@@ -222,6 +223,8 @@ class _Measurement:
             status, reason = "done", ""
         except Unsupported as error:
             scores, status, reason = [], "n/a", str(error)
+        if job.checkpoint.resumed:
+            job.fact("resumed", "from an interrupted run; seconds cover what came after")
         spec, o = self.encoder.spec, self.session.options
         record = Record(
             key=self.key,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
@@ -14,14 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evalkit import state
 from evalkit.datasets.subset import picked
 from evalkit.engine.delivery import Delivery
-from evalkit.errors import StoreError
+from evalkit.errors import StateError, StoreError
 from evalkit.features.decoding import Broken, Loading, cores, read
 from evalkit.features.extract import ExtractOptions, extract
 from evalkit.features.forward import casting, owned
 from evalkit.features.key import Request
 from evalkit.features.stream import stream
+from evalkit.files import shown
 from evalkit.types import Augmentation, Batch, Dataset, Encoder, Features, Part, Progress, Read, Role, Tokens, View
 
 
@@ -135,31 +138,59 @@ def _widened(parts: Sequence[Part], encoder: Encoder) -> tuple[Part, ...]:
     return both if set(parts) < set(both) and "cls" in encoder.spec.offers else tuple(parts)
 
 
-@dataclass(frozen=True)
+def tell(line: str) -> None:
+    """One line on standard error."""
+    print(f"evalkit: {line}", file=sys.stderr)
+
+
+@dataclass
 class FileCheckpoint:
-    """State of unfinished training in one file, replaced atomically, read without running code."""
+    """State of unfinished training in one file (`evalkit.state`), which also names the question that it belongs to.
+
+    say: called with a line where state cannot be used and the work begins anew. resumed: whether earlier work was taken up.
+    """
 
     path: Path
+    say: Callable[[str], None] = tell
+    resumed: bool = False
+    _saved: bool = field(default=False, repr=False)
 
     def load(self) -> dict[str, Any] | None:
-        """The last saved state, None where there is none; a damaged one counts as none."""
-        if not self.path.exists():
-            return None
+        """The last saved state, None where there is none; one that is damaged or foreign is told, and counts as none."""
         try:
-            return torch.load(self.path, weights_only=True)  # type: ignore[no-any-return]
-        except Exception:  # noqa: BLE001 - torch raises many kinds for a damaged file; starting over is right for all
+            content = state.load(self.path)
+        except FileNotFoundError:
             return None
+        except StateError as error:
+            self._begin_anew(str(error))
+            return None
+        if why := state.misfit(content, {"of": str, "state": dict}, "the file"):
+            self.refuse(why)
+            return None
+        if content["of"] != self.path.stem:
+            self.refuse("the state of another question")
+            return None
+        self.resumed = self.resumed or not self._saved
+        found: dict[str, Any] = content["state"]
+        return found
 
-    def save(self, state: dict[str, Any]) -> None:
+    def refuse(self, why: str) -> None:
+        """Say in one line that the state cannot be used, and forget it: the work begins anew."""
+        self._begin_anew(f"{shown(self.path)}: {why}")
+
+    def _begin_anew(self, why: str) -> None:
+        self.say(f"{why}; what it held is trained anew")
+        self.resumed = False
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def save(self, content: dict[str, Any]) -> None:
         """Replace the state. Raises StoreError where the cache cannot be written."""
-        part = self.path.with_suffix(f".{os.getpid()}.part")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(state, part)
-            part.replace(self.path)
-        except (OSError, RuntimeError) as error:
-            part.unlink(missing_ok=True)
+            state.save(self.path, {"of": self.path.stem, "state": content})
+        except OSError as error:
             raise StoreError(f"{self.path}: cannot be written ({error}); set EVALKIT_CACHE to another folder") from None
+        self._saved = True
 
     def clear(self) -> None:
         """Forget the state: the work is done."""

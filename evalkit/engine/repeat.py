@@ -22,6 +22,13 @@ def again(record: Record) -> tuple[Record, list[Row]]:
     Features are made anew in a store of this call's own, so that nothing is taken from the first run. Raises RecordError
     where weights or data are no longer what they were, and the EvalkitError of whatever else is wrong.
     """
+    try:
+        return _again(record)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RecordError(f"the record lacks what repeating it needs ({type(error).__name__}: {error})") from None
+
+
+def _again(record: Record) -> tuple[Record, list[Row]]:
     import tempfile
 
     given, resolved = record.arguments["given"], record.arguments["resolved"]

@@ -12,23 +12,17 @@ import hashlib
 import json
 import mmap
 import os
-import secrets
-import socket
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.errors import StoreError
+from evalkit.errors import NotARegularFile, StoreError
+from evalkit.files import open_regular, write_atomically
 
 ZEROS = "0" * 64
 HEADER_LIMIT = 1 << 24
-TEMPORARY = ".tmp"
-ABANDONED = 3600.0
-"""Seconds after which a temporary file of another machine counts as left behind."""
-
 ADVICE = "Set EVALKIT_CACHE to a folder that can be written"
 
 
@@ -79,12 +73,14 @@ def check(path: Path) -> Facts:
         raise FileNotFoundError(path) from error
     except FileNotFoundError:
         raise
+    except NotARegularFile as error:
+        raise Damaged(str(error)) from error
     except OSError as error:
         raise Damaged(f"it cannot be read ({error.strerror})") from error
 
 
 def _check(path: Path) -> Facts:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size < 16:
             raise Damaged("it is cut short")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
@@ -102,7 +98,7 @@ def _facts(view: mmap.mmap) -> tuple[Facts, bytes]:
     try:
         said: dict[str, Any] = json.loads(json.loads(header)["__metadata__"]["evalkit"])
         return Facts(**{**said, "skipped": tuple(said["skipped"])}), header
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged("its header cannot be read") from error
 
 
@@ -116,32 +112,13 @@ def _checksum(view: mmap.mmap, header: bytes, digest: str) -> str:
 
 
 def write(path: Path, data: bytes | bytearray) -> None:
-    """The file appears whole or not at all: temporary name in the same folder, flushed to the disk, renamed.
+    """The file appears whole or not at all (`files.write_atomically`).
 
     Raises StoreError naming the path and what to do where the folder cannot be written or the disk is full; the
     temporary file is gone then, and other files are as they were.
     """
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}")
     with explained(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            _sync(path.parent)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        write_atomically(path, lambda part: part.write_bytes(data))
 
 
 @contextmanager
@@ -157,28 +134,3 @@ def explained(path: Path) -> Iterator[None]:
         else:
             cause, help_ = error.strerror or str(error), ADVICE
         raise StoreError(f"cannot write {path}: {cause}. {help_} (EVALKIT_CACHE=/path/with/space).") from error
-
-
-def is_temporary(path: Path) -> bool:
-    """Whether a file is one that `write` had not renamed yet."""
-    return path.name.startswith(".") and path.name.endswith(TEMPORARY)
-
-
-def is_abandoned(path: Path) -> bool:
-    """Whether the process that wrote a temporary file is gone: dead on this machine, or silent for an hour
-    elsewhere."""
-    *_, pid, _, _ = path.name.rsplit(".", 3)
-    ours = f".{socket.gethostname()}.{pid}." in path.name
-    if ours and pid.isdigit():
-        return not _alive(int(pid))
-    return time.time() - path.stat().st_mtime > ABANDONED
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -20,12 +20,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit import catalog
-from evalkit.errors import StoreError, UsageError
+from evalkit import catalog, files
+from evalkit.errors import FileTooLarge, NotARegularFile, StoreError, UsageError
 from evalkit.features import shards
 from evalkit.features.key import FORMAT, Key
+from evalkit.files import read_regular
 
 INDEX = "index.json"
+INDEX_LIMIT = 1 << 28
+"""Bytes of an index at most: some 100 for each of its shards, and the digest of every sample's id in none."""
+
 DEFAULT_GB = 20.0
 DAY = 86400.0
 
@@ -108,20 +112,20 @@ class FeatureStore:
     def index(self, key: str) -> dict[str, Any] | None:
         """The entry's index, or None where there is none that can be used (it can be made again from the shards)."""
         try:
-            index: dict[str, Any] = json.loads((self.folder(key) / INDEX).read_bytes())
+            index: dict[str, Any] = json.loads(read_regular(self.folder(key) / INDEX, limit=INDEX_LIMIT))
             return index if index["format"] == FORMAT and _plausible(index) else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, NotARegularFile, FileTooLarge, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def finish(self, key: Key, origin: Origin, held: Sequence[shards.Facts]) -> None:
         """Writes the index, which makes the entry complete. Raises StoreError."""
-        files = [{"file": shards.name(one.number), "rows": one.rows, "sha256": one.sha256} for one in held]
+        listed = [{"file": shards.name(one.number), "rows": one.rows, "sha256": one.sha256} for one in held]
         index = {
             "format": FORMAT,
             **asdict(origin),
             "rows": sum(one.rows for one in held),
             "skipped": [position for one in held for position in one.skipped],
-            "shards": files,
+            "shards": listed,
             "key": json.loads(key.canonical()),
         }
         shards.write(self.folder(key.digest) / INDEX, json.dumps(index, indent=1).encode())
@@ -168,16 +172,16 @@ class FeatureStore:
 
     def _abandoned(self) -> list[Path]:
         found = []
-        for path in sorted(self.root.glob(f"??/*/.*{shards.TEMPORARY}")):
+        for path in sorted(self.root.glob("??/*/.*")):
             with suppress(FileNotFoundError):
-                if shards.is_temporary(path) and shards.is_abandoned(path):
+                if files.is_temporary(path) and files.is_abandoned(path):
                     found.append(path)
         return found + [path for path in sorted(self.root.glob("??/.pruned-*")) if path.is_dir()]
 
     def _entry(self, folder: Path) -> Entry:
-        files = {path: path.stat() for path in folder.iterdir()}
-        size = sum(stat.st_size for stat in files.values())
-        used = max(stat.st_mtime for stat in [*files.values(), folder.stat()])
+        held = {path: path.stat() for path in folder.iterdir()}
+        size = sum(stat.st_size for stat in held.values())
+        used = max(stat.st_mtime for stat in [*held.values(), folder.stat()])
         index = self.index(folder.name)
         if index is None:
             return Entry(folder.name, "", "", "", 0, size, used, complete=False)

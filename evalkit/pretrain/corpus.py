@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from evalkit.errors import PretrainError
+from evalkit.files import write_atomically
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 TRAINING = ("train", "train2017", "train2014", "training")
@@ -213,10 +214,8 @@ def pack(listing: list[tuple[Path, list[str]]], size: int, cache: Path, *, windo
     target = cache / f"corpus-{digest[:16]}{PACKED}"
     if not target.exists():
         images = torch.from_numpy(np.stack(list(_decode(listing, size, windows))))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(f".{os.getpid()}.part")
-        save_file({"images": images}, partial, {"format": "pt", "digest": digest})
-        partial.replace(target)
+        metadata = {"format": "pt", "digest": digest}
+        write_atomically(target, lambda part: save_file({"images": images}, part, metadata))
     return target
 
 

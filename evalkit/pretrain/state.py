@@ -7,8 +7,6 @@ to keep.
 from __future__ import annotations
 
 import json
-import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from evalkit.errors import PretrainError
+from evalkit import state
+from evalkit.errors import PretrainError, StateError
+from evalkit.files import write_atomically
 from evalkit.pretrain.method import Method
 from evalkit.version import __version__
 
@@ -27,33 +27,44 @@ MANIFEST = "encoder.toml"
 
 def save(path: Path, step: int, method: Method, optimizer: torch.optim.Optimizer, question: str) -> None:
     """question: what the run is; another run must not go on from this file."""
-    state = {"step": step, "method": method.state_dict(), "optimizer": optimizer.state_dict(), "question": question}
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    content = {"step": step, "method": method.state_dict(), "optimizer": optimizer.state_dict(), "question": question}
+    state.save(path, content)
 
 
-def restore(path: Path, method: Method, optimizer: torch.optim.Optimizer, question: str) -> int:
-    """The step from which the run goes on. Raises PretrainError where the file is another run's, or damaged."""
+def restore(path: Path, method: Method, optimizer: torch.optim.Optimizer, question: str, steps: int) -> int:
+    """The step from which the run of so many goes on.
+
+    Raises PretrainError where the file is another run's, damaged, or not of this method; networks are then as they were.
+    """
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        found, step = str(state["question"]), int(state["step"])
-        if found == question:
-            method.load_state_dict(state["method"])
-            optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise PretrainError(f"{path}: damaged or of another version ({error}); delete it to begin anew") from None
-    if found != question:
-        raise PretrainError(f"{path} belongs to another run ({differences(found, question)}); choose another --out")
-    return step
+        content = state.load(path)
+    except (StateError, FileNotFoundError) as error:
+        raise PretrainError(f"{error}; delete it to begin anew") from None
+    whole = {"step": int, "method": dict, "optimizer": dict, "question": str}
+    why = state.misfit(content, whole, "the file")
+    if not why and content["question"] != question:
+        raise PretrainError(
+            f"{path} belongs to another run ({differences(content['question'], question)}); choose another --out"
+        )
+    form = {
+        **whole,
+        "step": range(1, steps + 1),
+        "method": method.state_dict(),
+        "optimizer": state.Optimiser(optimizer),
+    }
+    if why := why or state.misfit(content, form, "the file"):
+        raise PretrainError(f"{path}: damaged or of another version ({why}); delete it to begin anew")
+    method.load_state_dict(content["method"])
+    optimizer.load_state_dict(content["optimizer"])
+    return int(content["step"])
 
 
 def differences(found: str, question: str) -> str:
     """Which options of two runs differ, `was -> is`."""
-    was, now = (_flat(json.loads(text)) for text in (found, question))
+    try:
+        was, now = (_flat(json.loads(text)) for text in (found, question))
+    except (ValueError, AttributeError, RecursionError):
+        return "its question cannot be read"
     names = [name for name in sorted(was | now) if was.get(name) != now.get(name)]
     return ", ".join(f"{name}: {was.get(name, 'absent')} -> {now.get(name, 'absent')}" for name in names[:4])
 
@@ -71,15 +82,14 @@ def export(method: Method, folder: Path, arch: str, facts: Mapping[str, Any]) ->
     facts: what the training manifest tells.
     """
     path = folder / ENCODER
-    state = {k: v.detach().cpu() for k, v in method.export().items()}
-    state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
-    partial = path.with_suffix(".part")
-    save_file(state, partial, {"format": "pt", "evalkit": __version__, "training": json.dumps(facts)})
-    partial.chmod(0o644)  # safetensors writes for the owner alone
-    partial.replace(path)
-    (folder / MANIFEST).write_text(
+    tensors = {k: v.detach().cpu() for k, v in method.export().items()}
+    tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in tensors.items()}
+    metadata = {"format": "pt", "evalkit": __version__, "training": json.dumps(facts)}
+    write_atomically(path, lambda part: save_file(tensors, part, metadata))
+    manifest = (
         f'title = "{facts["method"]}, {facts["step"]} steps of {facts["run"]["batch"]} images, by evalkit pretrain"\n'
         f'family = "{method.family}"\narch = "{arch}"\nfile = "{ENCODER}"\n'
         'licence = "of your data"\norigin = "evalkit pretrain"\n'
     )
+    write_atomically(folder / MANIFEST, lambda part: part.write_text(manifest))
     return path

@@ -79,7 +79,7 @@ class Trainer:
     def resume(self) -> int:
         """The step from which the run goes on, 0 where it has no checkpoint yet."""
         path = self.out / state.CHECKPOINT
-        return state.restore(path, self.method, self.optimizer, self.question) if path.exists() else 0
+        return state.restore(path, self.method, self.optimizer, self.question, self.plan.steps) if path.exists() else 0
 
     def train(self, first: int, *, progress: RichProgress, probe: Probe | None = None) -> Path:
         """Train from step `first` to the last one, or until a signal comes. Returns the exported file.

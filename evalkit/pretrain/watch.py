@@ -7,14 +7,18 @@ falls to zero, or few directions are left (effective rank, Roy & Vetterli 2007).
 from __future__ import annotations
 
 import csv
+import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from evalkit.errors import NotARegularFile
+from evalkit.files import open_regular, write_atomically
 
 LEAST_DEVIATION = 0.05
 LEAST_RANK = 2.0
@@ -75,23 +79,33 @@ class Log:
     def __init__(self, path: Path, first: int) -> None:
         self.path = path
         rows = [] if first == 0 else [row for row in read(path) if int(row["step"]) <= first]
-        path.unlink(missing_ok=True)
-        for row in rows:
-            self.write(row)
+        if rows:
+            write_atomically(path, lambda part: _write(part, rows))
+        else:
+            path.unlink(missing_ok=True)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append; the first row makes the header."""
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        _write(self.path, [row])
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    new = not path.exists() or not path.stat().st_size
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a log, none where there is no file."""
-    if not path.exists():
+    """The rows of a log, none where there is no file; a row that a killed process did not end, or damaged, is left out."""
+    try:
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8", "replace").replace("\0", "")
+    except (OSError, NotARegularFile):
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    rows = [
+        row for row in csv.DictReader(io.StringIO(text, newline="")) if None not in row and None not in row.values()
+    ]
+    return [row for row in rows if (row.get("step") or "").isdecimal()]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from evalkit.errors import ProtocolError, UsageError
 from evalkit.probing.enlarging import Enlargement, cross_entropy
+from evalkit.state import Form, Optimiser
 
 WEIGHT_STD = 0.01
 BETAS = (0.9, 0.999)
@@ -122,6 +123,10 @@ class Learner:
         second = None if self.auxiliary is None else dict(self.auxiliary.state_dict())
         whole = {"head": dict(self.head.state_dict()), "auxiliary": second, "adamw": self._optimiser.state_dict()}
         return _copied(whole)  # type: ignore[no-any-return]
+
+    def form(self) -> Form:
+        """Of what `state` returns, before any step or after some."""
+        return self.state() | {"adamw": Optimiser(self._optimiser)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned. Raises UsageError where it belongs to another head."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from evalkit.probing.heads import Heads
+from evalkit.state import Form, misfit
 from evalkit.types import Checkpoint
 
 SAVED_EVERY = 10.0
@@ -17,11 +18,23 @@ SAVED_EVERY = 10.0
 run goes on changes nothing in its result."""
 
 
+def taken_up(checkpoint: Checkpoint, form: Form) -> dict[str, Any] | None:
+    """The last state, where it is of this form (`evalkit.state`); None where there is none, or it was refused and told."""
+    state = checkpoint.load()
+    if state is None:
+        return None
+    if why := misfit(state, form):
+        checkpoint.refuse(why)
+        return None
+    return state
+
+
 class Watch(Protocol):
     """Someone who looks at the heads after each epoch; what was seen is part of the state."""
 
     def look(self) -> None: ...
     def state(self) -> dict[str, Tensor]: ...
+    def form(self) -> Form: ...
     def restore(self, state: Mapping[str, Tensor]) -> None: ...
 
 
@@ -33,9 +46,14 @@ class Between:
     watch: Mapping[str, Watch] = field(default_factory=dict)
     _saved: float = field(default_factory=time.monotonic, repr=False)
 
-    def resume(self, stacks: Mapping[str, Heads]) -> int:
-        """Epochs that are done, their result taken over into the stacks. Raises UsageError for the state of others."""
-        state = None if self.checkpoint is None else self.checkpoint.load()
+    def resume(self, stacks: Mapping[str, Heads], passes: int) -> int:
+        """Epochs that are done, of so many passes, their result taken over into the stacks; 0 for a state that does not fit."""
+        form = {
+            "epochs": range(1, passes + 1),
+            "stacks": {key: heads.state() for key, heads in stacks.items()},
+            "watch": {key: watch.form() for key, watch in self.watch.items()},
+        }
+        state = None if self.checkpoint is None else taken_up(self.checkpoint, form)
         if state is None:
             return 0
         for key, heads in stacks.items():
@@ -65,6 +83,10 @@ class Share:
     def load(self) -> dict[str, Any] | None:
         """The part's last state."""
         return (self.whole.load() or {}).get(self.name)
+
+    def refuse(self, why: str) -> None:
+        """The part's state cannot be used; what others wrote into the same file goes with it."""
+        self.whole.refuse(f"{self.name}: {why}")
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the part; the others stay."""

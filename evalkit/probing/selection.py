@@ -32,6 +32,7 @@ from torch import Tensor
 from evalkit.errors import ProtocolError
 from evalkit.probing import train
 from evalkit.probing.heads import Heads
+from evalkit.state import Form, Sized
 
 DIGITS = 9
 """Losses are compared to so many decimals: the order of a sum is no difference."""
@@ -119,6 +120,10 @@ class BestOnTest:
     def state(self) -> dict[str, Tensor]:
         """What was seen."""
         return {"best": self.best}
+
+    def form(self) -> Form:
+        """Of what `state` returns, before or after the first look."""
+        return {"best": Sized(torch.bool, (range(2), len(self._labels)))}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` returned."""

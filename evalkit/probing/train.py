@@ -96,7 +96,7 @@ def fit(
     if len(labels) == 0:
         raise ProtocolError("there is no image to train on")
     between, passes = between or Between(), plan.passes(len(labels))
-    for epoch in track(range(between.resume(stacks), passes)):
+    for epoch in track(range(between.resume(stacks, passes), passes)):
         shuffled = order(epoch).to(labels.device)
         for step in range(plan.left(epoch, len(labels))):
             rows = shuffled[step * plan.batch : (step + 1) * plan.batch]
@@ -141,7 +141,8 @@ def fit_stream(
     """
     between = Between(checkpoint, watch or {})
     stacks = {f"{name}/{key}": heads for name, course in courses.items() for key, heads in course.stacks.items()}
-    done, passes = between.resume(stacks), max(course.passes for course in courses.values())
+    passes = max(course.passes for course in courses.values())
+    done = between.resume(stacks, passes)
     going = [_Going(course) for course in courses.values()]
     for batch in batches(done) if done < passes else ():
         with torch.no_grad():

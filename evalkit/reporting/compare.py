@@ -38,11 +38,12 @@ class Difference:
 def differences(one: str, other: str, out: Path, *, recipe: str = "*", score: str = "") -> list[Difference]:
     """One `Difference` for each recipe that both encoders have comparable records of, the newest of each.
 
-    one, other: see `comparable.named`. recipe: its id, "*" for all. Raises RecordError where there is none, where a name is
-    that of several networks, or where the outcomes do not belong to the same units.
+    one, other: see `comparable.named`. recipe: its id, "*" for all. Records that cannot be read, and recipes whose outcomes
+    cannot, are told on standard error and left out. Raises RecordError where there is none, where a name is that of several
+    networks, or where no outcomes belong to the same units.
     """
-    found = [r for r in records.find(out) if recipe in ("*", r.recipe["id"])]
-    mine, theirs = ([r for r in found if who(r) == name] for name in (named(found, one), named(found, other)))
+    held = [r for r in records.find(out) if recipe in ("*", r.recipe["id"])]
+    mine, theirs = ([r for r in held if who(r) == name] for name in (named(held, one), named(held, other)))
     latest = {(r.recipe["id"], r.comparable): r for r in theirs if r.status == "done"}
     pairs = {
         (r.recipe["id"], r.comparable): (r, latest[r.recipe["id"], r.comparable])
@@ -53,7 +54,18 @@ def differences(one: str, other: str, out: Path, *, recipe: str = "*", score: st
         raise RecordError(
             f"{out}: {one} and {other} have no record of the same recipe on the same data; measure both first"
         )
-    return [difference(a, b, out, score) for a, b in pairs.values()]
+    found: list[Difference] = []
+    wrong: list[RecordError] = []
+    for a, b in pairs.values():
+        try:
+            found.append(difference(a, b, out, score))
+        except RecordError as error:
+            wrong.append(error)
+    if not found:
+        raise wrong[0]
+    for why in wrong:
+        records.leave_out(why)
+    return found
 
 
 def difference(one: Record, other: Record, out: Path, score: str = "") -> Difference:

@@ -121,7 +121,7 @@ class _Found:
     def record(self, recipe: str, encoder: str) -> Record | None:
         """The record of this network of the zoo with the recipe as it is now."""
         if recipe not in self._records:
-            held = records.find(self.out, recipe=recipe)
+            held = records.find(self.out, recipe=recipe, left_out=self.notes)
             digest = catalog.recipe(recipe).digest
             kept = [r for r in held if r.recipe.get("digest") == digest and (_is_of_the_zoo(r) or _is_untrained(r))]
             if left := {r.encoder["id"] for r in held} - {r.encoder["id"] for r in kept}:

@@ -83,8 +83,10 @@ def build(suite: Suite, out: Path, *, limit: int | None = None, against: str = "
     chosen: list[dict[str, Record]] = []
     notes: list[str] = []
     for column in suite.columns:
-        found, said = comparable.select(records.find(out, recipe=column.recipe), limit)
+        broken: list[str] = []
+        found, said = comparable.select(records.find(out, recipe=column.recipe, left_out=broken), limit)
         chosen.append(found)
+        notes += broken
         notes += [f"{column.recipe}: {line}" for line in said]
     names = comparable.short({who for found in chosen for who in found})
     chosen = [{names[who]: record for who, record in found.items()} for found in chosen]

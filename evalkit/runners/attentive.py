@@ -25,6 +25,7 @@ from evalkit.errors import FeatureError, ProtocolError, UsageError
 from evalkit.metrics import bootstrap, classification
 from evalkit.probing.attention_head import AttentiveHead, Learner, factor, strided_batches
 from evalkit.probing.crops import LARGEST, crops
+from evalkit.probing.resume import taken_up
 from evalkit.types import Augmentation, Batch, Features, Interpolation, Job, Part, Score, Tokens
 from evalkit.validation import LATER
 
@@ -258,7 +259,11 @@ def _heads(asked: int, encoder: int, dim: int) -> int:
 
 def _resumed(job: Job, learners: Mapping[int, Learner]) -> dict[int, int]:
     """Epochs done by seed; the learners take over what was saved."""
-    state = job.checkpoint.load()
+    form = {
+        "epochs": dict.fromkeys(learners, range(job.config.epochs + 1)),
+        "learners": {seed: learner.state() for seed, learner in learners.items()},
+    }
+    state = taken_up(job.checkpoint, form)
     if state is None:
         return dict.fromkeys(learners, 0)
     for seed, learner in learners.items():

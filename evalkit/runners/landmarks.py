@@ -29,6 +29,8 @@ from evalkit.errors import EvalkitError, ProtocolError, Unsupported, UsageError
 from evalkit.features import decoding, view
 from evalkit.metrics import bootstrap, ranking
 from evalkit.metrics.similarity import cosines, normalise
+from evalkit.probing.resume import taken_up
+from evalkit.state import Sized, Some
 from evalkit.types import Dataset, Job, Judgement, Role, Score
 
 SETUPS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -146,7 +148,9 @@ class _Thumbnails:
 
 def _vectors(job: Job, config: Config) -> dict[Role, Tensor]:
     """(N, D) float32 on the CPU per role; goes on where an interrupted run was saved."""
-    state: dict[str, Any] = job.checkpoint.load() or {}
+    dim = job.encoder.spec.dim
+    held = {role: Sized(torch.float32, (range(len(job.dataset(role)) + 1), dim)) for role in ("test", "train")}
+    state: dict[str, Any] = taken_up(job.checkpoint, Some(held)) or {}
     vectors: dict[Role, Tensor] = {}
     roles: tuple[Role, ...] = ("test", "train")
     for role in roles:

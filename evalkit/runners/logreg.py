@@ -32,6 +32,8 @@ from evalkit.metrics.similarity import normalise
 from evalkit.probing import pooling as pool
 from evalkit.probing import selection
 from evalkit.probing.holdout import trials
+from evalkit.probing.resume import taken_up
+from evalkit.state import Each, Form, Sized, Some
 from evalkit.types import Features, Job, Score
 
 CHUNK = 1 << 24
@@ -153,10 +155,13 @@ def run(job: Job) -> Iterator[Score]:
     train, test = job.features("train", parts=parts), job.features("test", parts=parts)
     _check(train, test)
     rows, labels, asked = _rows(job, train), train.labels.to(job.device), _rows(job, test)
-    state = job.checkpoint.load() or {}
-    tried, choice = _tried(
-        job, state, rows, labels, trials(train.groups, config.held_out, job.rng("logreg", "held-out"))
-    )
+    held = trials(train.groups, config.held_out, job.rng("logreg", "held-out")).to(job.device)
+    names = ["held-out"] if len(held) == 1 else [f"fold {number}" for number in range(len(held))]
+    out_of = dict(zip(names, held, strict=True))
+    fitted = {name: labels[~out] for name, out in out_of.items()} | {"all": labels}
+    form = Some({name: Each(config.lambdas, _form(rows, of)) for name, of in fitted.items()})
+    state = taken_up(job.checkpoint, form) or {}
+    tried, choice = _tried(job, state, rows, labels, out_of)
     chosen = sorted(config.lambdas, reverse=True)[choice.index]
     final = _path(job, state, "all", rows, labels)
     right = {penalty: (found.predict(asked).cpu() == test.labels) for penalty, found in final.items()}
@@ -176,6 +181,13 @@ def _rows(job: Job, features: Features) -> Tensor:
     """(N, D) float64 on the job's device."""
     rows = pool.of_features(features, job.config.pooling).to(job.device)
     return (normalise(rows) if job.config.normalise else rows).double()
+
+
+def _form(rows: Tensor, labels: Tensor) -> Form:
+    """Of a saved fit on (N, D) rows."""
+    classes = len(labels.unique())
+    tensors = {"weight": Sized(torch.float64, (classes, rows.shape[1])), "classes": Sized(torch.int64, (classes,))}
+    return {"tensors": tensors, "steps": int, "converged": bool}
 
 
 def _path(job: Job, state: dict[str, Any], name: str, rows: Tensor, labels: Tensor) -> dict[float, Fit]:
@@ -200,19 +212,20 @@ def _path(job: Job, state: dict[str, Any], name: str, rows: Tensor, labels: Tens
 
 
 def _tried(
-    job: Job, state: dict[str, Any], rows: Tensor, labels: Tensor, held: Tensor
+    job: Job, state: dict[str, Any], rows: Tensor, labels: Tensor, held: Mapping[str, Tensor]
 ) -> tuple[dict[str, dict[float, Fit]], selection.Choice]:
-    """The fits of each trial, and the lambda that they choose, by its place from the strongest. held: (K, N) bool."""
+    """The fits of each trial, and the lambda that they choose, by its place from the strongest. held: (N,) bool by trial."""
     tried, right, lost = {}, [], []
-    for number, out in enumerate(held.to(rows.device)):
-        name = "held-out" if len(held) == 1 else f"fold {number}"
+    for name, out in held.items():
         tried[name] = fits = _path(job, state, name, rows[~out], labels[~out])
         right.append(torch.stack([of.predict(rows[out]) == labels[out] for of in fits.values()]))
         lost.append(
             torch.tensor([of.loss(rows[out], labels[out]) for of in fits.values()], dtype=torch.float64)
             * int(out.sum())
         )
-    return tried, selection.choose(torch.cat(right, dim=1), torch.stack(lost).sum(dim=0) / int(held.sum()))
+    return tried, selection.choose(
+        torch.cat(right, dim=1), torch.stack(lost).sum(dim=0) / sum(int(out.sum()) for out in held.values())
+    )
 
 
 def _check(train: Features, test: Features) -> None:

@@ -32,6 +32,7 @@ from evalkit.metrics.pose import Decoding
 from evalkit.probing.heatmap_head import HeatmapHead, Learner, factor
 from evalkit.probing.placement import Jitter, Still, in_cells, on_photo
 from evalkit.probing.posed import PIECE, Frame, by_photo, cached, online, pieces, tokens_of
+from evalkit.probing.resume import taken_up
 from evalkit.types import Job, Posed, Role, Score
 
 Positive = Annotated[int, Field(ge=1)]
@@ -172,7 +173,8 @@ def _train(job: Job, config: Config, frame: Frame) -> dict[int, Learner]:
     steps = -(-people // batch)
     job.fact("training", {"people": people, "batch": batch, "steps_per_epoch": steps, "steps": steps * config.epochs})
     learners = _learners(job, config)
-    state = job.checkpoint.load()
+    fresh = {seed: learner.state() for seed, learner in learners.items()}
+    state = taken_up(job.checkpoint, {"epochs": range(1, config.epochs + 1), "learners": fresh})
     first = 0
     if state is not None:
         for seed, learner in learners.items():

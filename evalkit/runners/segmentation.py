@@ -36,6 +36,7 @@ from evalkit.probing.dense_head import AuxiliaryHead, Learner, LinearHead, facto
 from evalkit.probing.dense_supply import Plan, batches, label_maps
 from evalkit.probing.dense_windows import Sliding
 from evalkit.probing.enlarging import Enlargement, enlargement
+from evalkit.probing.resume import taken_up
 from evalkit.types import Job, Role, Score
 
 SAVED_EVERY = 60.0
@@ -150,7 +151,7 @@ def train(job: Job) -> LinearHead:
     learner = _learner(job, planned)
     job.fact("training", {"photos": count, "steps": config.steps, "batch": config.batch,
                           "epochs": round(config.steps * config.batch / count, 2)})  # fmt: skip
-    state = job.checkpoint.load()
+    state = taken_up(job.checkpoint, {"steps": range(1, config.steps + 1), "learner": learner.form()})
     first = 0
     if state is not None:
         learner.restore(state["learner"])

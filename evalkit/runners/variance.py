@@ -26,6 +26,8 @@ from torch import Tensor
 from evalkit.errors import FeatureError, ProtocolError, UsageError
 from evalkit.metrics import bootstrap
 from evalkit.probing.crops import LARGEST, crops
+from evalkit.probing.resume import taken_up
+from evalkit.state import Form, OneOf, Sized
 from evalkit.types import Augmentation, Interpolation, Job, Score
 
 WHOLE = (1.0, 1.0)
@@ -121,7 +123,8 @@ def run(job: Job) -> Iterator[Score]:
     dataset = job.dataset("test")
     if len(dataset) == 0:
         raise ProtocolError("the test split has no image: there is nothing to look at")
-    state = job.checkpoint.load() or {"epochs": 0, "spread": None, "cls": None, "patches": None}
+    form = _form(job.config.views, len(dataset), job.encoder.spec.dim)
+    state = taken_up(job.checkpoint, form) or {"epochs": 0, "spread": None, "cls": None, "patches": None}
     if state["cls"] is None:
         state = _crops(job, state, len(dataset))
     found = _masked(job, state, len(dataset))
@@ -132,6 +135,15 @@ def run(job: Job) -> Iterator[Score]:
     for name in ("cls", "patches", "cls/unit", "patches/unit"):
         note = "tokens of length 1, summed over dimensions" if name.endswith("unit") else ""
         yield bootstrap.score(name, found[name][seen].numpy(), kept, unit="variance", note=note, seed=job.seed)
+
+
+def _form(views: int, images: int, dim: int) -> Form:
+    """Of a state between two rounds of crops, and of one between two batches of masked views."""
+    column = Sized(torch.float64, (images,))
+    spread = (Sized(torch.float64, (images, dim)), column)
+    of_crops = {"spread": (spread, spread), "seen": Sized(torch.bool, (images,)), "cls": None, "patches": None}
+    of_masked = {"spread": None, **dict.fromkeys(("cls", "cls/unit", "patches", "patches/unit"), column)}
+    return OneOf(({"epochs": range(1, views + 1), **of_crops}, {"epochs": range(views, views + 1), **of_masked}))
 
 
 def _crops(job: Job, state: dict[str, Any], images: int) -> dict[str, Any]:

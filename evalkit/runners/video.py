@@ -33,6 +33,8 @@ from evalkit.metrics import video
 from evalkit.metrics.propagation import Rules, Tracker, label_map, nearest_label_map, propagate
 from evalkit.probing.frames import Frame, Geometry, Reader, Size, Style, nearest
 from evalkit.probing.lanes import lanes
+from evalkit.probing.resume import taken_up
+from evalkit.state import Each, Sized
 from evalkit.types import Clips, Job, Score
 
 __all__ = ["Config", "predicted", "propagate", "run"]
@@ -111,8 +113,8 @@ def run(job: Job) -> Iterator[Score]:
     not finite.
     """
     clips: Clips = job.dataset("test")  # type: ignore[assignment]
-    done: dict[str, Any] = (job.checkpoint.load() or {}).get("clips", {})
     names = [clips[index].id for index in range(len(clips))]
+    done: dict[str, Any] = (taken_up(job.checkpoint, {"clips": Each(names, _SCORED)}) or {"clips": {}})["clips"]
     todo = [index for index, name in enumerate(names) if name not in done]
     with closing(_followed(job, clips, todo)) as found:  # an error here ends what is still being followed
         for index, followed in job.track(found, "videos", total=len(todo)):
@@ -257,6 +259,19 @@ def _labels(soft: Tensor, geometry: Geometry, size: Size) -> np.ndarray:
     if geometry.style == "dinov3":
         return nearest_label_map(soft, size).cpu().numpy()
     return nearest(label_map(soft, geometry.patch).cpu().numpy(), size)
+
+
+_SIDES = (int, int)
+_SCORED = {
+    "j": Sized(torch.float64, (None, None)),
+    "f": Sized(torch.float64, (None, None)),
+    "facts": {
+        **dict.fromkeys(("J&F", "J", "F"), float),
+        **dict.fromkeys(("original", "asked", "size"), _SIDES),
+        **dict.fromkeys(("objects", "frames", "scored_frames"), int),
+    },
+}
+"""The form of what `_scored` gives."""
 
 
 def _scored(name: str, followed: Followed) -> dict[str, Any]:

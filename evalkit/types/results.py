@@ -46,11 +46,15 @@ class Score:
 
 
 class Checkpoint(Protocol):
-    """State of unfinished training; atomic, keyed by the job."""
+    """State of unfinished training; atomic, keyed by the job. `probing.resume.taken_up` loads it with a form to fit.
+
+    refuse: says in one line why a state cannot be used, and forgets it.
+    """
 
     def load(self) -> dict[str, Any] | None: ...
     def save(self, state: dict[str, Any]) -> None: ...
     def clear(self) -> None: ...
+    def refuse(self, why: str) -> None: ...
 
 
 class Job(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from feature_fakes import VIEW, MeanColour, Photos
 
+from evalkit import files
 from evalkit.catalog import cache_root
 from evalkit.errors import FeatureError, StoreError, UsageError
 from evalkit.features import shards
@@ -130,8 +132,7 @@ def test_reading_counts_as_use(tmp_path):
 def test_prune_removes_temporary_files_of_the_dead_only(tmp_path):
     store = fill(tmp_path)
     folder = shard_files(tmp_path)[0].parent
-    host = shards.socket.gethostname()
-    ours = folder / f".shard-00000.safetensors.{host}.{os.getpid()}.aa.tmp"
+    ours, host = files.temporary(folder / "shard-00000.safetensors"), socket.gethostname()
     dead = folder / f".shard-00000.safetensors.{host}.{2**22 + 1}.bb.tmp"
     silent = folder / ".shard-00000.safetensors.elsewhere.1.cc.tmp"
     recent = folder / ".shard-00000.safetensors.elsewhere.1.dd.tmp"

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from evalkit import state
 from evalkit.errors import PretrainError
 from evalkit.pretrain import watch
 from evalkit.pretrain.corpus import Packed
@@ -124,6 +125,38 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
     path.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "other": b"not a checkpoint"}[damage])
     with pytest.raises(PretrainError, match=r"checkpoint.pt: damaged"):
         train(tmp_path, resume=True)
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    train(tmp_path, options=replace(OPTIONS, max_steps=2))
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    for at in range(7, len(whole), len(whole) // 9):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(PretrainError, match=r"checkpoint.pt: damaged.*delete it to begin anew"):
+            train(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (lambda held: {}, "no key 'step'"),
+        (lambda held: [], "not a mapping"),
+        (lambda held: held | {"step": -5}, "step is int '-5'"),
+        (lambda held: held | {"step": 10**9}, "step is int"),
+        (lambda held: held | {"method": {}}, "method has no key"),
+        (lambda held: held | {"method": {k: v[None] for k, v in held["method"].items()}}, "is a tensor"),
+        (lambda held: held | {"optimizer": {}}, "optimizer has no key 'state'"),
+        (lambda held: held | {"question": "[" * 200_000}, "another run.*cannot be read"),
+    ],
+)
+def test_a_foreign_checkpoint_is_refused_in_one_line(tmp_path: Path, other: Any, said: str) -> None:
+    train(tmp_path, options=replace(OPTIONS, max_steps=2))
+    path = tmp_path / "checkpoint.pt"
+    state.save(path, other(state.load(path)))
+    with pytest.raises(PretrainError, match=said) as caught:
+        train(tmp_path, resume=True)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:

@@ -58,5 +58,9 @@ def test_a_log_drops_what_comes_after_the_step_from_which_a_run_goes_on(tmp_path
         log.write({"step": step, "loss": step / 10})
     watch.Log(path, 20).write({"step": 25, "loss": 9})
     assert [(row["step"], row["loss"]) for row in watch.read(path)] == [("10", "1.0"), ("20", "2.0"), ("25", "9")]
+    with path.open("a") as file:
+        file.write("\0\xff,what\n30")  # what a killed process or a bad disk leaves
+    watch.Log(path, 25)
+    assert [row["step"] for row in watch.read(path)] == ["10", "20", "25"]
     watch.Log(path, 0)
     assert watch.read(path) == []

@@ -46,7 +46,8 @@ def test_an_encoder_does_not_differ_from_itself(tmp_path: Path) -> None:
 def put_resamples(out: Path, encoder: str, value: float, drawn: np.ndarray, seed: int = 0) -> None:
     kept = {"resamples": {"seed": torch.tensor([seed]), "overlap": torch.from_numpy(drawn)}}
     score = Score("overlap", value, 20, 0, 1, unit="ratio")
-    record = replace(a_record(encoder, value=value), scores=({"name": "overlap", "value": value, "n": 20},))
+    plain = a_record(encoder, value=value).scores[0] | {"name": "overlap", "value": value, "n": 20, "unit": "ratio"}
+    record = replace(a_record(encoder, value=value), scores=(plain,))
     records.save(record, [score], kept, out)
 
 

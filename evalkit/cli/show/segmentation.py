@@ -137,17 +137,20 @@ def _chosen(job: LocalJob, record: Record, runs: Path, which: Which, count: int)
 
 def _examples(job: LocalJob, record: Record, runs: Path, chosen: list[tuple[int, float]]) -> list[Any]:
     """The photos with their label maps, predicted again with the head that lies beside the record."""
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     from evalkit import records
     from evalkit.probing.dense_head import restored
     from evalkit.reporting.figures.segmentation import Example
     from evalkit.runners import module
 
-    path = records.path_of(runs, record.encoder["id"], record.recipe["id"], record.key).with_suffix(".head.safetensors")
-    if not path.exists():
+    blob = records.beside(record, runs, "head")
+    if blob is None:
+        path = records.path_of(runs, record.encoder["id"], record.recipe["id"], record.key).with_suffix(
+            ".head.safetensors"
+        )
         raise RecordError(f"{path} is not there; run evalkit eval again")
-    head = restored(load_file(path)).to(job.device)
+    head = restored(load(blob)).to(job.device)
     dataset = job.dataset("test")
     found = {}
     for position, predicted, truth in module("segmentation").predictions(job, head, sorted(p for p, _ in chosen)):
