@@ -104,7 +104,8 @@ def why_not(wanted: Wanted, path: Path) -> str:
         wanted.opens(path)
     except EvalkitError as error:
         called = shown(wanted.given) if wanted.given is not None else wanted.url
-        return str(error).replace(str(path), called)
+        said = str(error).replace(str(path), called)
+        return said if called in said else f"{called}: {said}"
     return ""
 
 
