@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +33,8 @@ def fetch(
 ) -> None:  # fmt: skip
     """Download weights into the cache, where eval finds them; an interrupted download goes on where it stopped.
 
-    The file is held to the digest that its authors publish; where they publish none, to the one it had the first time.
+    The file is held to the digest that its authors publish; where they publish none, it has to open as a checkpoint of its
+    family, and is held to the digest it had the first time.
     """
     if from_ is not None and len(encoder) > 1:
         raise UsageError("--from is one file: give one encoder")
@@ -57,6 +60,7 @@ def _one(name: str, mirror: str, given: Path | None, out: Path | None) -> None:
     wanted = download.Wanted(
         url, target, id=manifest.id, origin=manifest.origin, sha256=manifest.sha256 if stated else "",
         sha256_prefix=manifest.sha256_prefix, md5_prefix=manifest.md5_prefix, size=manifest.size, twin=place,
+        opens=partial(_open, manifest), given=given,
     )  # fmt: skip
     with _watched(manifest.id) as conduct:
         fresh = download.fetch(wanted, conduct)
@@ -66,6 +70,13 @@ def _one(name: str, mirror: str, given: Path | None, out: Path | None) -> None:
     typer.echo(f"{manifest.id}: {how}, {target.stat().st_size / 1e6:,.1f} MB, {target}\n  sha256 {digest} ({kind})")
     if manifest.licence:
         typer.echo(f"  licence of the weights: {manifest.licence}")
+
+
+def _open(manifest: Manifest, path: Path) -> None:
+    """Raises an EvalkitError where the file is no checkpoint of the manifest's family and architecture."""
+    from evalkit import adapters
+
+    adapters.load(replace(manifest, sha256=""), path)
 
 
 def _address(name: str, manifest: Manifest, mirror: str, given: Path | None) -> str | None:

@@ -13,6 +13,8 @@ Standard library only; proxies are those of the environment (https_proxy, no_pro
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from evalkit.download.disk import alone, told_in_words
 from evalkit.download.transfer import Transfer
 from evalkit.download.wanted import (
@@ -24,7 +26,9 @@ from evalkit.download.wanted import (
     record,
     record_path,
     recorded,
+    why_not,
 )
+from evalkit.errors import DigestMismatch
 
 __all__ = ["Conduct", "Wanted", "fetch", "mirrored", "record_path", "recorded"]
 
@@ -56,6 +60,16 @@ def _is_there(wanted: Wanted, conduct: Conduct) -> bool:
         conduct.say(f"{wanted.target} is not what it was (sha256 {digest}, expected {expected}): fetching it again")
         return False
     check_published(wanted, wanted.target, digest, str(wanted.target))
+    if why := why_not(replace(wanted, given=wanted.target), wanted.target):
+        conduct.say(f"{why}\nwhat is there is not what is wanted: fetching it again")
+        record_path(wanted.target).unlink(missing_ok=True)
+        return False
+    if wanted.given is not None and (other := digest_of(wanted.given, "sha256")) != digest:
+        beside = "" if wanted.sha256 else f" and {record_path(wanted.target)}"
+        raise DigestMismatch(
+            f"{wanted.given} (sha256 {other}) is not the file that is already there, {wanted.target} (sha256 {digest}), which "
+            f"is kept; to take the other one, remove {wanted.target}{beside}, and run the same command again"
+        )
     if not expected:
         record(wanted.target, digest)
     return True

@@ -12,7 +12,7 @@ import shutil
 from typing import Any
 
 from evalkit.download.disk import flush
-from evalkit.download.wanted import Conduct, Wanted, check_published, digest_of, record, record_path, recorded
+from evalkit.download.wanted import Conduct, Wanted, check_published, digest_of, record, record_path, recorded, why_not
 from evalkit.download.web import READ_ERRORS, Answer, Passing, opened, validator_of
 from evalkit.errors import DigestMismatch, FetchError
 from evalkit.version import __version__
@@ -57,6 +57,9 @@ class Transfer:
             except DigestMismatch:
                 self._discard()
                 raise
+        if why := why_not(self.wanted, self.part):
+            self._discard()
+            raise FetchError(f"{why}\nnothing of it was kept; {self.wanted.id or 'it'} needs another file")
         if not self.wanted.sha256:
             record(self.wanted.held_by, digest)
         os.replace(self.part, self.wanted.target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import time
 import urllib.parse
@@ -11,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from evalkit.errors import DigestMismatch, UsageError
+from evalkit.errors import DigestMismatch, EvalkitError, UsageError
+from evalkit.files import shown, write_atomically
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Wanted:
     """One file. url: https, http or file. target: where it shall lie. id: what messages call it. origin: a page for people.
 
     sha256, sha256_prefix, md5_prefix: what its authors publish, in hexadecimal, "" where they do not. size: in bytes,
-    0 where it is not known. twin: another place of the same file, whose recorded digest counts here too.
+    0 where it is not known. twin: another place of the same file, whose recorded digest counts here too. opens: raises an
+    EvalkitError for a file that is not what is wanted, where no digest says so. given: the file at `url`, got by hand.
     """
 
     url: str
@@ -31,6 +32,8 @@ class Wanted:
     md5_prefix: str = ""
     size: int = 0
     twin: Path | None = None
+    opens: Callable[[Path], object] | None = None
+    given: Path | None = None
 
     @property
     def held_by(self) -> Path:
@@ -87,16 +90,26 @@ def recorded(target: Path) -> str:
 
 def record(target: Path, digest: str) -> None:
     """Keeps the digest of a first download, whole or not at all."""
-    path = record_path(target)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(f"{digest}  {target.name}\n", "utf-8")
-    os.replace(temporary, path)
+    write_atomically(record_path(target), lambda part: part.write_text(f"{digest}  {target.name}\n", "utf-8"))
 
 
 def digest_of(path: Path, algorithm: str) -> str:
     """Of a file, in hexadecimal; algorithm: a name that hashlib knows."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
+def why_not(wanted: Wanted, path: Path) -> str:
+    """Why a file does not open as what is wanted, in a line; "" where it does, or a digest says that it is right."""
+    if wanted.opens is None or wanted.sha256:
+        return ""
+    try:
+        wanted.opens(path)
+    except EvalkitError as error:
+        called = shown(wanted.given) if wanted.given is not None else wanted.url
+        said = str(error).replace(str(path), called)
+        return said if called in said else f"{called}: {said}"
+    return ""
 
 
 def check_published(wanted: Wanted, path: Path, digest: str, what: str) -> None:

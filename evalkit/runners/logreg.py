@@ -18,7 +18,7 @@ Ties:   equal logits go to the lowest class.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,7 +185,7 @@ def _rows(job: Job, features: Features) -> Tensor:
 
 def _form(rows: Tensor, labels: Tensor) -> Form:
     """Of a saved fit on (N, D) rows."""
-    classes = len(labels.unique())
+    classes = int(torch.unique(labels).numel())
     tensors = {"weight": Sized(torch.float64, (classes, rows.shape[1])), "classes": Sized(torch.int64, (classes,))}
     return {"tensors": tensors, "steps": int, "converged": bool}
 
@@ -223,9 +223,8 @@ def _tried(
             torch.tensor([of.loss(rows[out], labels[out]) for of in fits.values()], dtype=torch.float64)
             * int(out.sum())
         )
-    return tried, selection.choose(
-        torch.cat(right, dim=1), torch.stack(lost).sum(dim=0) / sum(int(out.sum()) for out in held.values())
-    )
+    count = sum(int(out.sum()) for out in held.values())
+    return tried, selection.choose(torch.cat(right, dim=1), torch.stack(lost).sum(dim=0) / count)
 
 
 def _check(train: Features, test: Features) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evalkit import records
+from evalkit import catalog, records
 from evalkit.cli.main import main
 from tests.adapters import oracles
 
@@ -251,8 +251,9 @@ def test_a_broken_image_is_refused_by_default_and_recorded_when_skipped(desk: Pa
     assert content["scores"][0]["n"] == 7
 
 
-WEIGHTS = b"PK\x03\x04" + bytes(1000)
-FETCHED = 'family = "dino"\narch = "vit_small_patch16"\nlicence = "MIT"\nurl = "{url}"\n'
+WEIGHTS = (catalog.root() / "model_zoo/weights/micro-dino.safetensors").read_bytes()
+ZEROS = b"PK\x03\x04" + bytes(1000)
+FETCHED = 'family = "dino"\narch = "vit_micro_patch8_64"\nlicence = "MIT"\nurl = "{url}"\n'
 
 
 @pytest.fixture
@@ -279,12 +280,12 @@ def test_weights_are_fetched_once_and_held_to_their_first_digest(desk: Path, zoo
     assert "weights: not downloaded" in evalkit("describe", "vit.toml").out
     first = evalkit("fetch", "vit.toml")
     assert first.code == 0, first.err
-    assert "vit: fetched, 0.0 MB" in first.out and "recorded at the first download" in first.out and "MIT" in first.out
+    assert "vit: fetched, 6.3 MB" in first.out and "recorded at the first download" in first.out and "MIT" in first.out
     assert "already there" in evalkit("fetch", "vit.toml").out
     described = evalkit("describe", "vit.toml").out
-    assert "weights: downloaded (0.0 MB)" in described and "recorded at the first download" in described
+    assert "weights: downloaded (6.3 MB)" in described and "recorded at the first download" in described
     evaluated = evalkit("eval", "vit.toml", "--recipe", "knn.toml", "--data", "fake=.")
-    assert "damaged" in evaluated.err  # found in the cache, and these zeros are no weights
+    assert evaluated.code == 0, evaluated.err  # found in the cache
     next(Path(os.environ["EVALKIT_CACHE"]).rglob("vit.pth")).unlink()
     (desk / "served/zoo/vit.pth").write_bytes(WEIGHTS + b"changed")
     changed = evalkit("fetch", "vit.toml")
@@ -315,9 +316,38 @@ def test_weights_got_by_hand_are_checked_and_copied(desk: Path, evalkit) -> None
     assert "a web page" in evalkit("fetch", "vit.toml", "--from", "page.html").err
     assert "vit: fetched" in evalkit("fetch", "vit.toml", "--from", "got.pth").out
     assert "nothing to fetch (its weights are" in evalkit("fetch", "vit.toml").out
-    assert "damaged" in evalkit("eval", "vit.toml", "--recipe", "knn.toml", "--data", "fake=.").err
+    assert evalkit("eval", "vit.toml", "--recipe", "knn.toml", "--data", "fake=.").code == 0
     (desk / "got.pth").write_bytes(WEIGHTS + b"x")
     assert "has changed" in evalkit("fetch", "vit.toml", "--from", "got.pth", "--out", "elsewhere").err
+
+
+@pytest.mark.parametrize("content", [ZEROS, b"any bytes", b"", WEIGHTS[:-9], "other"])
+def test_what_does_not_open_does_not_count(desk: Path, evalkit, content: bytes | str) -> None:
+    """A wrong file is refused in words, and the right one that came before it stays."""
+    (desk / "vit.toml").write_text(FETCHED.format(url="https://nowhere.invalid/vit.pth"))
+    other = (catalog.root() / "model_zoo/weights/micro-cae.safetensors").read_bytes()
+    (desk / "wrong.pth").write_bytes(other if isinstance(content, str) else content)
+    (desk / "right.pth").write_bytes(WEIGHTS)
+    wrong = evalkit("fetch", "vit.toml", "--from", "wrong.pth")
+    assert wrong.code == 1 and "wrong.pth" in wrong.err and "nothing of it was kept" in wrong.err
+    assert "Traceback" not in wrong.err and not list(Path(os.environ["EVALKIT_CACHE"]).rglob("vit.pth*"))
+    assert "vit: fetched" in evalkit("fetch", "vit.toml", "--from", "right.pth").out
+    assert "already there" in evalkit("fetch", "vit.toml", "--from", "right.pth").out
+    again = evalkit("fetch", "vit.toml", "--from", "wrong.pth")
+    assert again.code == 1 and "is not the file that is already there" in again.err and "already there" not in again.out
+    assert next(Path(os.environ["EVALKIT_CACHE"]).rglob("vit.pth")).read_bytes() == WEIGHTS
+
+
+def test_what_an_earlier_fetch_took_unseen_is_not_already_there(desk: Path, evalkit) -> None:
+    (desk / "vit.toml").write_text(FETCHED.format(url=(desk / "vit.pth").as_uri()))
+    (desk / "vit.pth").write_bytes(WEIGHTS)
+    evalkit("fetch", "vit.toml")
+    place = next(Path(os.environ["EVALKIT_CACHE"]).rglob("vit.pth"))
+    place.write_bytes(ZEROS)
+    place.with_name("vit.pth.sha256").write_text(f"{hashlib.sha256(ZEROS).hexdigest()}  vit.pth\n")
+    said = evalkit("fetch", "vit.toml")
+    assert "vit: fetched" in said.out and "not what is wanted" in said.err
+    assert place.read_bytes() == WEIGHTS
 
 
 def test_an_interrupted_download_is_one_line_and_130(
