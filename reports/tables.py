@@ -36,10 +36,17 @@ def encoders(suite: str) -> set[str]:
     return set(catalog.suite(suite).encoders)
 
 
+def rows(suite: str, runs: Path) -> set[str]:
+    """Ids of the encoders that the suite names and, as their records say, of their untrained twins."""
+    own = encoders(suite)
+    return own | {r.encoder["twin"] for r in records.find(runs) if r.encoder["id"] in own and r.encoder.get("twin")}
+
+
 def chosen(suite: str, runs: Path) -> Iterator[Record]:
-    """The records that stand in the suite's table, of the encoders that it names."""
+    """The records that stand in the suite's table, of the encoders that it names and of their untrained twins."""
+    wanted = rows(suite, runs)
     for recipe in dict.fromkeys(column.recipe for column in catalog.suite(suite).columns):
-        held = [r for r in records.find(runs, recipe=recipe) if r.encoder["id"] in encoders(suite) and not stale(r)]
+        held = [r for r in records.find(runs, recipe=recipe) if r.encoder["id"] in wanted and not stale(r)]
         found, _ = comparable.select(held, SUITES[suite])
         yield from found.values()
 
@@ -49,6 +56,8 @@ def stale(record: Record) -> str:
     recipe, encoder = record.recipe["id"], record.encoder["id"]
     if record.recipe.get("digest") != catalog.recipe(recipe).digest:
         return f"{recipe} has changed since {encoder} was measured"
+    if encoder not in catalog.manifests():  # an untrained twin has no weights that could be others
+        return ""
     if (catalog.manifest(encoder).sha256 or None) not in (None, record.encoder.get("digest")):
         return f"{encoder} has other weights than those that were measured with {recipe}"
     return ""

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 import pytest
 import typer
 
-from evalkit.cli.main import app, main
+from evalkit.cli import main as entry
 from evalkit.cli.strict import LARGEST
 
 NAME = "x" * 5000
@@ -26,7 +26,8 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
         yield path, command
 
 
-ALL = dict(commands(typer.main.get_command(app)))
+BUILT = typer.main.get_command(entry.app)
+ALL = dict(commands(BUILT))
 
 
 def kinds(command: Any) -> dict[str, str]:
@@ -68,7 +69,7 @@ def words(path: tuple[str, ...], name: str, value: str) -> list[str]:
 def run(line: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(sys, "argv", ["evalkit", *line])
     try:
-        main()
+        entry.main()
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 1
     return 0
@@ -79,6 +80,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EVALKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(entry, "app", BUILT)  # built once: 600 command lines follow
 
 
 @pytest.mark.parametrize(("path", "name", "value"), list(cases()))
@@ -92,3 +94,55 @@ def test_every_parameter_refuses_what_it_cannot_be(
     ours = [line for line in said.err.splitlines() if line.startswith("evalkit: ")]
     assert len(ours) == 1 or "Error" in said.err  # typer's own box, for what does not convert
     assert "x" * 200 not in said.err and "9" * 200 not in said.err
+
+
+SAID = {
+    "a mirror that is half an address": (["fetch", "dino-s16", "--mirror", "http://[::1"], "no address"),
+    "a mirror whose port is none": (["fetch", "dino-s16", "--mirror", "http://a:port/"], "no address"),
+    "a store of nan GB": (["cache", "prune", "--max-gb", "nan"], "--max-gb nan: it is a number"),
+    "a store of inf GB": (["cache", "prune", "--max-gb", "inf"], "--max-gb inf: it is a number"),
+    "days that are none": (["cache", "prune", "--older-than", "nan"], "--older-than nan: it is a number"),
+    "days before now": (["cache", "prune", "--older-than", "-1"], "days and bytes of 0 or more"),
+    "an empty path": (["eval", "random", "--suite", "mini", "--out", ""], "--out '': it is a path"),
+    "no sample": (["eval", "random", "--suite", "mini", "--limit", "0"], "limit is 0"),
+    "samples below none": (["eval", "random", "--suite", "mini", "--limit", "-5"], "limit is -5"),
+    "a seed below 0": (["eval", "random", "--suite", "mini", "--seed", "-1"], "seed is -1"),
+    "a network of a control": (["eval", "random", "--network", "student", "--suite", "mini"], "leave --network out"),
+    "a twin of a control": (
+        ["eval", "random:pixels", "--suite", "mini"],
+        "pixels has no untrained twin: it is a control",
+    ),
+    "a twin of nothing": (["eval", "random:", "--suite", "mini"], "there is no encoder"),
+    "a name of an encoder of ours": (["eval", "x.toml", "--name", "random", "--suite", "mini"], "choose another name"),
+    "a name for two": (["eval", "x.toml", "pixels", "--name", "a", "--suite", "mini"], "--name is for one encoder"),
+    "a name that leads out": (["eval", "x.toml", "--name", "../a", "--suite", "mini"], "letters, digits"),
+    "a name for the zoo": (["eval", "pixels", "--name", "a", "--suite", "mini"], "pixels has its name"),
+    "an encoder in two lines": (["eval", "a\nb", "--suite", "mini"], "named 'a\\nb'"),
+    "a file in two lines": (["eval", "a\nb.pth", "--suite", "mini"], "no checkpoint file at a?b.pth"),
+    "a demo of inf MB": (["demo", "pixels", "--max-mb", "inf"], "--max-mb inf: it is a number"),
+    "a suite's name that is endless": (["table", NAME], "5,000 characters"),
+}
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_it_is_said_in_one_line(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.toml").write_text('family = "fake"\narch = "fake_patch8"\ncontrol = true\n')
+    line, words_of_it = SAID[case]
+    assert run(line, monkeypatch) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("evalkit: ") and words_of_it in said, said
+    assert len(said.strip().splitlines()) == 1 and len(said) < 1500
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+def test_what_a_file_system_refuses_is_a_line_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused() -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "a\nb"))
+
+    monkeypatch.setattr(entry, "app", refused)
+    assert run([], monkeypatch) == 1
+    assert capsys.readouterr().err == f"evalkit: {tmp_path}/a\nb: Permission denied\n"

@@ -99,7 +99,7 @@ def measured_by(*measures: Measure, **fields: Any) -> PaperTable:
 
 
 def put(out: Path, name: str = "dino-b16", value: float = 0.75, **fields: Any) -> None:
-    known = catalog.manifest(name)
+    known = catalog.manifest(name if name in catalog.manifests() else "dino-b16")
     recipe = catalog.recipe(RECIPE)
     given: dict[str, Any] = {
         "encoder": {"id": name, "digest": "d", "network": known.network},
@@ -379,3 +379,26 @@ def test_html_has_sections_over_the_whole_width_and_every_value() -> None:
     printed_values = [c.printed["value"] for line in sheet.lines for c in line.cells if c.printed]
     assert all(value in text for value in printed_values)
     assert "http" not in text.replace("arxiv", "").split("<body>")[0]
+
+
+# ---------------------------------------------------------------- controls
+
+
+def test_controls_that_were_measured_stand_below_the_papers_rows(tmp_path: Path) -> None:
+    put(tmp_path, value=0.75)
+    put(tmp_path, "pixels", 0.25, identity={"preprocessing": fed("pixels")})
+    put(tmp_path, "random-vit_base_patch16", 0.125, encoder={"id": "random-vit_base_patch16", "network": "untrained"})
+    sheet = paper.build(TABLE, tmp_path)
+    assert [line.section for line in sheet.lines] == ["", "", "controls, measured here", "controls, measured here"]
+    assert [line.labels for line in sheet.lines[2:]] == [("random-vit_base_patch16",), ("pixels",)]
+    assert "| random-vit_base_patch16 | 12.5 ± 10.0 |" in paper_formats.markdown(sheet)
+    rows = list(csv.DictReader(io.StringIO(paper_formats.comma_separated(sheet))))
+    assert [(r["encoder"], r["published"], r["measured"]) for r in rows[2:]] == [
+        ("random-vit_base_patch16", "", "12.5"),
+        ("pixels", "", "25.0"),
+    ]
+    assert math.isnan(sheet.lines[2].cells[0].difference)
+
+
+def fed(name: str) -> dict[str, Any]:
+    return dataclasses.asdict(catalog.manifest(name).preprocessing) | {"source": ""}

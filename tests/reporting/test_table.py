@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +227,43 @@ def test_a_terminal_folds_heads_before_values(
     suite = Suite("s", "t", (Column("mini-knn-ccp-items", title="a long head " * 4),) * 4, ())
     _draw(table.build(suite, three))
     assert ("90.0 ± 10.0" in capsys.readouterr().out) is whole
+
+
+def twinned(out: Path, name: str, right: int, twin: str = "", network: str = "") -> None:
+    """A record of so many right of 100 test images, which says the id of its untrained twin."""
+    outcomes = np.array([1] * right + [0] * (100 - right), np.float32)
+    encoder = {"id": name, "digest": "d", "twin": twin, "network": network}
+    record = replace(a_record(name, value=right / 100), encoder=encoder)
+    records.save(record, [Score("top1@k=10", right / 100, 100, 0, 1, outcomes=outcomes)], {}, out)
+
+
+def test_each_encoder_is_tested_against_its_own_untrained_twin(tmp_path: Path) -> None:
+    twinned(tmp_path, "one", 80, "random")
+    twinned(tmp_path, "two", 60, "random-cae")
+    twinned(tmp_path, "three", 50, "random-mae")
+    judged(tmp_path, "random", [1] * 20 + [0] * 80)
+    twinned(tmp_path, "random-cae", 55, network="untrained")
+    judged(tmp_path, "pixels", [1] * 30 + [0] * 70)
+    found = table.build(SUITE, tmp_path, against="random")
+    assert list(found.rows) == ["two", "one", "three", "random", "random-cae", "pixels"]
+    differences = {name: row[0].plain().partition(" (")[2] for name, row in found.rows.items()}
+    assert differences == {
+        "two": "+5.0*)",
+        "one": "+60.0*)",
+        "three": "",
+        "random": "",
+        "random-cae": "",
+        "pixels": "+10.0*)",
+    }
+    said = " ".join(found.notes)
+    assert "the same network untrained: random of one; random-cae of two" in said
+    assert "three: not measured untrained (random-mae): evalkit eval random:FILE" in said
+    assert "* differs from its untrained twin" in said
+
+
+def test_records_that_do_not_say_their_network_are_tested_against_random_itself(tmp_path: Path) -> None:
+    judged(tmp_path, "old", [1] * 80 + [0] * 20)
+    judged(tmp_path, "random", [1] * 20 + [0] * 80)
+    found = table.build(SUITE, tmp_path, against="random")
+    assert found.rows["old"][0].plain().endswith("(+60.0*)")
+    assert not any("the same network untrained" in note for note in found.notes)
