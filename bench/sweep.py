@@ -90,7 +90,8 @@ def taken(encoder: Encoder, sweep: Sweep, images: Tensor, labels: Tensor) -> Tak
         return {name: pooling.of_tokens(tokens[-depth:], [pool])[pool] for name, (pool, depth) in sweep.inputs.items()}
 
     clock, processor = time.perf_counter(), time.process_time()
-    train.fit_stream(heads, batches, encode, plan=train.Plan(1, BATCH), images=len(images), checkpoint=Nowhere())
+    course = train.Course(heads, train.Plan(1, BATCH), len(images))
+    train.fit_stream({"sweep": course}, batches, encode, checkpoint=Nowhere())
     return Taken(time.perf_counter() - clock, time.process_time() - processor)
 
 

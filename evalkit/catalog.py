@@ -158,17 +158,23 @@ def weights(name: str) -> Path | None:
     return Path(found.file) if found.file else None
 
 
+TWIN = "random:"
+"""Before an encoder's id or file: its untrained twin."""
+
+
 def located(encoder: str) -> Path | None:
-    """The weights of an encoder by id, manifest file or path of a weights file; None for a control.
+    """The weights of an encoder by id, manifest file or path of a weights file; None for a control. Of an untrained twin
+    (`random:ENCODER`) those of the encoder that it is a twin of.
 
     Raises UnknownName with the nearest ids, NotFetched, CheckpointError where there is no such file.
     """
+    encoder = encoder.removeprefix(TWIN)
     if encoder in manifests() or encoder.endswith(".toml"):
         return weights(encoder)
-    path = Path(encoder)
-    if not path.exists() and not path.suffix and "/" not in encoder:
+    path, here = Path(encoder), os.path.exists(encoder)  # False too for what can be no path
+    if not here and not path.suffix and "/" not in encoder:
         raise UnknownName("encoder (or file)", encoder, manifests())
-    if not path.exists():
+    if not here:
         raise CheckpointError(f"there is no checkpoint file at {path}")
     return path
 
@@ -192,7 +198,11 @@ def _check_manifest(found: Manifest, path: Path) -> None:
 
 
 def _check_address(found: Manifest, path: Path) -> None:
-    parts = urllib.parse.urlsplit(found.url)
+    try:
+        parts = urllib.parse.urlsplit(found.url)
+        _ = parts.port
+    except ValueError as error:
+        raise CatalogError(f"{path}: key 'url' is {found.url!r}: no address ({error})") from None
     if parts.scheme not in ("https", "http", "file") or not (parts.netloc or parts.scheme == "file"):
         raise CatalogError(f"{path}: key 'url' is {found.url!r}: it is an https, http or file address")
     if found.file and Path(found.file).name != found.file:
@@ -252,7 +262,7 @@ def suite(name: str) -> Suite:
 
 def _check_encoders(path: Path, encoders: Iterable[str]) -> None:
     for encoder in encoders:
-        if encoder not in manifests():
+        if encoder.removeprefix(TWIN) not in manifests():
             raise CatalogError(f"{path}: {UnknownName('encoder', encoder, manifests())}")
 
 

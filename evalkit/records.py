@@ -169,8 +169,11 @@ def read(path: Path) -> Record:
 
 
 def _numbers(score: Mapping[str, Any]) -> dict[str, Any]:
-    """A score whose empty bounds and value are NaN again."""
-    return {**score, **{k: math.nan for k in ("value", "low", "high") if score.get(k) is None}}
+    """A score whose empty bounds and value are NaN again. Older records do not say how an interval was found, and claim
+    certainty where the bootstrap had no spread: those have none."""
+    bounded = score.get("low") is not None and (score.get("interval") or score["low"] != score.get("high"))
+    empty = {k for k in ("value", "low", "high") if score.get(k) is None} | (set() if bounded else {"low", "high"})
+    return {"interval": "bootstrap" if bounded else "none", **score, **dict.fromkeys(empty, math.nan)}
 
 
 def find(out: Path, encoder: str = "*", recipe: str = "*") -> list[Record]:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LATER = {"later": True}
+"""Metadata of a parameter that came after records had been made: at its default it means what those records mean, and
+digests do not see it."""
+
 
 def parse(kind: type[T], mapping: Mapping[str, Any], where: str) -> T:
     """An instance of the dataclass `kind`. No conversion between types except list to tuple and int to float.

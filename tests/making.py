@@ -24,6 +24,7 @@ def a_record(encoder: str = "one", recipe: str = "mini-knn-ccp-items", value: fl
         "high": value + 0.1,
         "unit": "fraction",
         "note": "",
+        "interval": "bootstrap",
     }
     limit = fields.pop("limit", None)
     given: dict[str, Any] = {

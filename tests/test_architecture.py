@@ -41,6 +41,7 @@ PLUGINS = ("adapters", "datasets", "runners")
 NEIGHBOURS = {
     ("adapters/fake.py", "evalkit.adapters.pixels"): "cuts patches the same way",
     ("adapters/random.py", "evalkit.adapters.dino"): "the same architectures, untrained",
+    ("pretrain/methods/moco_v3.py", "evalkit.adapters.moco_v3"): "starts as the untrained twin does",
     ("datasets/cifar.py", "evalkit.datasets.image_folder"): "CIFAR as a zip of images is an image folder",
 }
 """Plug-ins that may name another of their own room, with the reason. A runner never does."""

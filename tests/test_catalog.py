@@ -8,6 +8,7 @@ import pytest
 
 from evalkit import catalog, datasets, runners
 from evalkit.errors import CatalogError, NotFetched, UnknownName
+from evalkit.types import Recipe
 
 RECIPE = """
 version = 1
@@ -28,6 +29,30 @@ def test_every_recipe_names_a_runner_a_dataset_and_options_that_exist(name: str)
     runners.configure(recipe.runner, recipe.config)
     datasets.configure(recipe.dataset)
     assert recipe.source.paper
+
+
+def reads_stored_patches(recipe: Recipe) -> bool:
+    pooling = recipe.config.get("pooling", ())
+    return (
+        recipe.runner in ("attentive", "hummingbird", "prompt", "similarity")
+        or "patches" in ([pooling] if isinstance(pooling, str) else pooling)
+        or (recipe.runner == "segmentation" and recipe.config.get("mode") == "cached")
+    )
+
+
+def test_recipes_that_read_stored_patch_tokens_say_their_precision() -> None:
+    """No published code rounds them to half precision; the store does."""
+    found = [recipe for recipe in map(catalog.recipe, catalog.recipes()) if reads_stored_patches(recipe)]
+    assert len(found) > 15
+    assert [recipe.id for recipe in found if "float16" not in recipe.source.note] == []
+
+
+def test_the_prompt_is_scored_at_the_thresholds_of_the_papers_text_and_of_its_table() -> None:
+    paper, mini = catalog.recipe("prompt-coco"), catalog.recipe("mini-prompt-coco")
+    assert list(paper.config["thresholds"]) == list(mini.config["thresholds"]) == [0.0, 0.1, 0.2, 0.3, 0.4]
+    assert list(paper.config["candidates"]) == [number / 10 for number in range(10)]
+    assert list(mini.config["candidates"])[:10] == list(paper.config["candidates"])
+    assert max(mini.config["candidates"]) > 0.99
 
 
 @pytest.mark.parametrize("name", catalog.manifests())

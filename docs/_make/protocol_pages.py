@@ -11,6 +11,7 @@ import known
 from prose import cell, code, docstring, fields, folded, inline, markdown, split, table
 
 from evalkit import catalog, runners
+from evalkit.datasets import published
 from evalkit.reporting import printed
 from evalkit.reporting.names import name as as_printed
 from evalkit.types import Measure, PaperTable, Recipe
@@ -125,6 +126,7 @@ def section(recipe: Recipe) -> str:
     better = "higher" if recipe.best == "max" else "lower"
     data, view = recipe.dataset, recipe.view
     where = "shipped with evalkit" if data.shipped else f"`{data.folder}` below the data root"
+    splits = {data.train, data.test}
     labelled = f", labels of {data.labelled.share:.0%}" if data.labelled and not data.labelled.list else ""
     labelled = f", labels of the list `{data.labelled.list}`" if data.labelled and data.labelled.list else labelled
     facts = [
@@ -132,7 +134,8 @@ def section(recipe: Recipe) -> str:
         + (f"; needs {', '.join(recipe.needs)}" if recipe.needs else ""),
         f"**Source**: {source(recipe)}",
         f"**Data**: [{data.name}](../datasets.md#{data.name}), {where}, train on `{data.train}`, test on `{data.test}`{labelled}"
-        + (f"; options {code(dict(data.config))}" if data.config else ""),
+        + (f"; options {code(dict(data.config))}" if data.config else "")
+        + "".join(f"; published `{s}`: {size.told()}" for s, size in published.splits(data).items() if s in splits),
         f"**View**: {'the encoder’s own size' if view.size == 'encoder' else f'{view.size} px'}"
         + (f", at most {view.at_most}" if view.at_most else "")
         + (", squashed to a square" if view.fit == "squash" else f", centre crop ({view.crop:g} of the short side)")

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as brief
@@ -20,11 +20,14 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from evalkit.adapters import pickles
+from evalkit.adapters import pickles, strangers
 from evalkit.errors import CheckpointError, DigestMismatch, UnsafeFile
 
 HEADER_LIMIT = 8 << 20
-"""Bytes of a safetensors header: 80,000 tensors. Its own library would read 100 MB, gigabytes once parsed."""
+"""Bytes of a safetensors header. Its own library would read 100 MB, gigabytes once parsed."""
+
+MOST = 20_000
+"""Tensors in one file: a ViT-g of 40 blocks with its average and both heads has 2,000. Every family compares each of them."""
 
 BITS = {
     **dict.fromkeys(("F64", "I64", "U64"), 64),
@@ -65,8 +68,22 @@ def _read(path: Path, sha256: str) -> RawCheckpoint:
     if sha256 and (digest := _digest(path)) != sha256:
         raise DigestMismatch(f"{path} is not the file that the manifest names: sha256 {digest}, expected {sha256}")
     readers = {"safetensors": _read_safetensors, "torch-zip": pickles.load_zip, "torch-legacy": pickles.load_legacy}
-    state = readers[kind](path)
+    _refuse_stranger(path, strangers.named)
+    try:
+        state = readers[kind](path)
+    except UnsafeFile:
+        raise
+    except CheckpointError:
+        _refuse_stranger(path, strangers.text)
+        raise
     return RawCheckpoint(state=state, container=kind, sha256=sha256 or _digest(path), path=path)
+
+
+def _refuse_stranger(path: Path, named: Callable[[bytes], str]) -> None:
+    with path.open("rb") as file:
+        what = named(file.read(512))
+    if what:
+        raise CheckpointError(f"{path} is no checkpoint: it is {what}")
 
 
 def _kind(path: Path) -> str:
@@ -88,7 +105,7 @@ def _kind(path: Path) -> str:
         raise CheckpointError(f"{path} is empty")
     if head.startswith(b"PK\x03\x04"):
         return "torch-zip"
-    if head[8:9] == b"{":
+    if head[8:9] == b"{" and not strangers.text(head):
         return "safetensors"
     if head[257:262] == b"ustar":
         raise CheckpointError(f"{path} is a tar archive (torch before 0.2): load and save it again with a newer torch")
@@ -123,6 +140,8 @@ def _check_safetensors(path: Path) -> None:
                 f"{path} is truncated, or no checkpoint: {size:,} bytes, its header alone says {length:,}"
             )
         header = _parse(file.read(length), path)
+    if len(header) > MOST:
+        raise UnsafeFile(f"{path} has a header of {len(header):,} tensors; a network has no more than {MOST:,}")
     end = max((_check_entry(name, entry, path) for name, entry in header.items() if name != "__metadata__"), default=0)
     if end > size - 8 - length:
         raise CheckpointError(f"{path} is truncated: {size:,} bytes, its header describes {end + 8 + length:,}")

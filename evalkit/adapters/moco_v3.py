@@ -17,6 +17,9 @@ main_lincls.py for vit_small_patch16 (CONFIG.md). With 6 heads k-NN falls to a t
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor, nn
 
 from evalkit.adapters.family import Layout, Place, ViTFamily
@@ -24,7 +27,7 @@ from evalkit.adapters.files import RawCheckpoint
 from evalkit.adapters.heads import PlainHead, layer_widths
 from evalkit.adapters.loading import Rule, State
 from evalkit.adapters.positions import moco_v3
-from evalkit.adapters.vit import ViTConfig
+from evalkit.adapters.vit import VisionTransformer, ViTConfig
 from evalkit.errors import CheckpointError
 from evalkit.types import Encoder, Manifest
 
@@ -51,6 +54,19 @@ def _projector(state: State, config: ViTConfig) -> PlainHead:
     return PlainHead({str(place): layer for place, layer in enumerate(layers)})
 
 
+def start(vit: VisionTransformer, generator: torch.Generator | None = None) -> None:
+    """The authors' start (vits.py:31-51) after `initialise`: Xavier for q, k and v each, a class token near zero, and sines
+    and cosines of the row, then of the column. generator: None for the global one."""
+    config = vit.config
+    bound = math.sqrt(6 / (2 * config.dim))
+    with torch.no_grad():
+        for block in vit.blocks:
+            block.attn.qkv.weight.uniform_(-bound, bound, generator=generator)  # type: ignore[union-attr,operator]
+        vit.cls_token.normal_(std=1e-6, generator=generator)
+        rows = vit.pos_embed[:, 1:].reshape(1, *config.grid, -1)
+        vit.pos_embed[:, 1:] = moco_v3(rows, config.grid).flatten(1, 2)
+
+
 FAMILY = ViTFamily(
     version=VERSION,
     layout=Layout(
@@ -73,6 +89,7 @@ FAMILY = ViTFamily(
     architectures=ARCHITECTURES,
     source="facebookresearch/moco-v3 c349e6e, main_lincls.py:267-294: ImageNet mean and std",
     head=_projector,
+    start=start,
 )
 
 

@@ -1,8 +1,8 @@
 """The control `random`: DINO's architectures with untrained, seeded weights. A score that does not beat it means
-nothing.
+nothing. The untrained twin of any encoder's network: `twins.py`.
 
-Weights: truncated normal of deviation 0.02, biases zero, as DINO starts (`VisionTransformer.initialise`). For scale:
-10-NN on 15 classes of clothing crops gives 0.13-0.30 with such networks.
+Weights: as pretraining starts them (`VisionTransformer.initialise`). For scale: 10-NN on 15 classes of clothing crops
+gives 0.13-0.30 with such networks.
 """
 
 from __future__ import annotations

@@ -23,13 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evalkit.adapters import specs
 from evalkit.adapters.class_attention import ClassToken
 from evalkit.adapters.encoder import ViTEncoder, norm_flags, query_rows, resolve_block
 from evalkit.adapters.family import Layout, Place, ViTFamily
 from evalkit.adapters.heads import dino_head
 from evalkit.adapters.loading import Rule, State, split
 from evalkit.adapters.renames import from_mmseg
-from evalkit.adapters.vit import VisionTransformer, ViTConfig
+from evalkit.adapters.vit import VisionTransformer, ViTConfig, start
+from evalkit.errors import NoProjection
 from evalkit.types import EncoderSpec, Tokens
 
 VERSION = 1
@@ -56,13 +58,33 @@ class SelfPatchHead(nn.Module):
         return self.c_head(cls, bottleneck=bottleneck)  # type: ignore[no-any-return]
 
 
+class UntrainedHead(nn.Module):
+    """ca_head as pretraining starts it; no projection."""
+
+    def __init__(self, config: ViTConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.ca_head = specs.build(lambda: ClassToken(config))
+        start(self.ca_head, generator)
+
+    def forward(self, cls: Tensor, *, bottleneck: bool = False) -> Tensor:
+        """Raises NoProjection."""
+        raise NoProjection("an untrained twin has no pretraining head")
+
+
 class SelfPatchEncoder(ViTEncoder):
     """With the head, its class token belongs to the last block's tokens; other blocks have none."""
 
-    head: SelfPatchHead | None
+    head: SelfPatchHead | UntrainedHead | None
 
-    def __init__(self, vit: VisionTransformer, spec: EncoderSpec, head: SelfPatchHead | None = None) -> None:
+    def __init__(
+        self, vit: VisionTransformer, spec: EncoderSpec, head: SelfPatchHead | UntrainedHead | None = None
+    ) -> None:
         super().__init__(vit, replace(spec, offers=spec.offers | {"cls"}) if head else spec, head)
+
+    def untrained(self, spec: EncoderSpec, generator: torch.Generator) -> SelfPatchEncoder:
+        """See `ViTEncoder`; the class token is a part of the network, so its blocks are started anew too."""
+        vit = specs.build(lambda: VisionTransformer(self.vit.config)).initialise(generator)
+        return SelfPatchEncoder(vit, spec, UntrainedHead(self.vit.config, generator) if self.head else None)
 
     def encode(
         self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool | Sequence[bool] = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -79,4 +79,10 @@ def vit_spec(
         seed=origin.seed,
         parameters=parameters,
         audit=origin.audit,
+        built=built(config),
     )
+
+
+def built(config: ViTConfig) -> dict[str, Any]:
+    """What decides a `VisionTransformer` but its weights; drop path is of training alone."""
+    return {key: value for key, value in asdict(config).items() if key != "drop_path"}

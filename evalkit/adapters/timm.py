@@ -8,15 +8,17 @@ there, and their tokens come as the last block leaves them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import timm
+import torch
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from evalkit.adapters import loading, specs
+from evalkit.adapters import loading, specs, wrappers
 from evalkit.adapters.encoder import resolve_block
 from evalkit.adapters.files import RawCheckpoint
 from evalkit.errors import FeatureError, NoProjection, UnknownName, Unsupported, UsageError
@@ -39,6 +41,10 @@ class TimmEncoder(nn.Module):
         super().__init__()
         self.model, self.spec = model, spec
         self.eval().requires_grad_(False)
+
+    def untrained(self, spec: EncoderSpec, generator: torch.Generator) -> TimmEncoder:
+        """The same model with the weights that timm itself starts with. spec: of the new encoder."""
+        return TimmEncoder(create(self.spec.arch, generator.initial_seed()), spec)
 
     def encode(
         self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool | Sequence[bool] = True
@@ -116,22 +122,45 @@ def load(manifest: Manifest, raw: RawCheckpoint) -> Encoder:
             f"network {manifest.network!r}: timm's files have the trained weights (leave it out) and 'ema'"
         )
     model = create(manifest.arch)
-    network = loading.unwrap(raw, WRAPPERS[manifest.network])
-    audit = loading.assign(model, loading.strip(network.state, "module."), RULES, what=manifest.arch)
-    facts = specs.opened(raw, network.name, network.beside) | {"backbone": audit.facts()}
+    network, words = _network(manifest, raw, model.state_dict())
+    audit = loading.assign(model, network.state, RULES, what=manifest.arch)
+    facts = specs.opened(raw, network.name, network.beside) | {"unwrapped": dict(words), "backbone": audit.facts()}
     return TimmEncoder(model, _spec(manifest, model, raw.sha256, facts))
 
 
-def create(arch: str) -> Any:
+def _network(
+    manifest: Manifest, raw: RawCheckpoint, expected: Mapping[str, Tensor]
+) -> tuple[loading.Network, Mapping[str, int]]:
+    """The network, and {rule: keys that it took a word off}: as timm writes files, or without the wrapping of a training
+    framework (`wrappers`) where only that fits. Raises CheckpointError."""
+    plain, compiled = wrappers.uncompiled(raw)
+    if not manifest.prefix:
+        wrappers.check_single(plain, frozenset({"model", "model_ema"}))
+    role = "average" if manifest.network == "ema" else "trained"
+    for wrapped in wrappers.unwrap(plain, manifest.prefix):
+        fits = not wrapped.unexpected and loading.compare(expected, wrapped.state, RULES).clean
+        if manifest.prefix or (fits and wrapped.role in ("", role)):
+            return loading.Network(wrapped.state, wrapped.path.rstrip(".")), {**compiled, **wrapped.words}
+    network = loading.unwrap(plain, WRAPPERS[manifest.network])
+    return replace(network, state=loading.strip(network.state, "module.")), compiled
+
+
+def create(arch: str, seed: int | None = None) -> Any:
     """timm's model without its classifier, taking any image size; with random weights, nothing is fetched.
 
-    Raises UnknownName where timm lacks it, Unsupported where it is no plain vision transformer.
+    seed: of the weights, None for any. Raises UnknownName where timm lacks it, Unsupported where it is no plain vision transformer.
     """
     if not timm.is_model(arch):
         raise UnknownName("timm architecture", arch, ARCHITECTURES)
     if arch.split(".")[0] not in ARCHITECTURES:
         raise Unsupported(f"timm's {arch} is no plain vision transformer; allowed are those of {' and '.join(MODULES)}")
-    model: Any = specs.build(lambda: timm.create_model(arch, pretrained=False, num_classes=0, dynamic_img_size=True))
+
+    def make() -> Any:
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)  # timm draws from it; specs.build restores it
+        return timm.create_model(arch, pretrained=False, num_classes=0, dynamic_img_size=True)
+
+    model: Any = specs.build(make)
     sides = model.patch_embed.patch_size
     if not isinstance(model, VisionTransformer) or sides[0] != sides[1]:
         raise Unsupported(f"timm's {arch} is no plain vision transformer with square patches")
@@ -144,6 +173,7 @@ def _spec(manifest: Manifest, model: Any, digest: str, audit: dict[str, Any]) ->
     offers |= {"cls"} if model.has_class_token else set()
     offers |= {"attention"} if type(attention) is Attention else set()
     h, w = model.patch_embed.grid_size
+    fed = _stated(manifest.arch, model)
     return EncoderSpec(
         id=manifest.id,
         family=manifest.family,
@@ -153,23 +183,22 @@ def _spec(manifest: Manifest, model: Any, digest: str, audit: dict[str, Any]) ->
         heads=getattr(attention, "num_heads", 0),
         patch=model.patch_embed.patch_size[0],
         grid=(h, w),
-        preprocessing=_preprocessing(manifest, model),
+        preprocessing=manifest.preprocessing if manifest.preprocessing != Preprocessing() else fed,
         network=manifest.network or "backbone",
         digest=digest,
         adapter_version=VERSION,
         offers=frozenset(offers),
         parameters=specs.count(model),
         audit=audit,
+        built={"timm": manifest.arch, "size": fed.size, "mean": fed.mean, "std": fed.std},
     )
 
 
-def _preprocessing(manifest: Manifest, model: Any) -> Preprocessing:
-    if manifest.preprocessing != Preprocessing():
-        return manifest.preprocessing
+def _stated(arch: str, model: Any) -> Preprocessing:
     config = model.pretrained_cfg
     return Preprocessing(
         size=int(config["input_size"][-1]),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
-        source=f"timm {timm.__version__}, pretrained_cfg of {manifest.arch}",
+        source=f"timm {timm.__version__}, pretrained_cfg of {arch}",
     )

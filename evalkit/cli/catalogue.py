@@ -138,8 +138,12 @@ def _about_numbers(found: Recipe | Suite) -> Iterator[str]:
         if found.id in catalog.suites() and catalog.is_paper_table(found.id):
             yield f"printed beside measured values by: evalkit table {found.id}"
         return
+    from evalkit.datasets import published
     from evalkit.reporting import printed
 
+    if sizes := published.splits(found.dataset):
+        asked = dict.fromkeys((found.dataset.train, found.dataset.test))
+        yield "published on: " + "; ".join(f"{split}, {sizes[split].told()}" for split in asked if split in sizes)
     tables: dict[tuple[str, str, str, str], list[str]] = {}
     for table, measure, score, row in printed.links(found.id):
         what = ", ".join(row[k] for k in ("method", "arch", "pretrain_data", "pretrain_epochs") if row[k])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from evalkit.cli.options import complete_encoder
+
+if TYPE_CHECKING:
+    from evalkit.reporting.compare import Difference
 
 
 def compare(
@@ -22,8 +26,17 @@ def compare(
 
     for d in differences(one, other, out, recipe=recipe, score=score):
         low, high, gap = (100 * v for v in (d.difference.low, d.difference.high, d.difference.difference))
-        verdict = "differ" if low > 0 or high < 0 else "cannot be told apart"
+        bounds = "(no interval)" if math.isnan(low) else f"[{low:+.1f}, {high:+.1f}]"
         typer.echo(
             f"{d.recipe} {d.score}: {one} {100 * d.one:.1f} %, {other} {100 * d.other:.1f} %, difference "
-            f"{gap:+.1f} [{low:+.1f}, {high:+.1f}] (p {d.difference.p:.3f}, n {d.n}): they {verdict}"
+            f"{gap:+.1f} {bounds} {_verdict(d)}"
         )
+
+
+def _verdict(found: Difference) -> str:
+    from evalkit.metrics.intervals import FEWEST
+
+    apart = found.difference.apart
+    if apart is None:
+        return f"(n {found.n}): whether they differ cannot be told with {found.units} ({FEWEST} are the fewest)"
+    return f"(p {found.difference.p:.3f}, n {found.n}): they {'differ' if apart else 'cannot be told apart'}"

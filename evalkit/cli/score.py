@@ -59,7 +59,15 @@ def davis(
 
 def _plain(found: Scored, results: Path, data: Path, facts: dict[str, Any]) -> dict[str, Any]:
     scores = [
-        {"name": s.name, "value": s.value, "low": _known(s.low), "high": _known(s.high), "n": s.n} for s in found.scores
+        {
+            "name": s.name,
+            "value": s.value,
+            "low": _known(s.low),
+            "high": _known(s.high),
+            "n": s.n,
+            "interval": s.interval,
+        }
+        for s in found.scores
     ]
     return {
         "results": str(results),
@@ -76,7 +84,7 @@ def _plain(found: Scored, results: Path, data: Path, facts: dict[str, Any]) -> d
 
 
 def _known(bound: float) -> float | None:
-    """None for the bounds of a single video: JSON has no NaN."""
+    """None for the bounds of few videos: JSON has no NaN."""
     return None if math.isnan(bound) else bound
 
 
@@ -94,4 +102,4 @@ def _draw(found: Scored, title: str) -> None:
         )
         for name, clip in found.clips.items()
     ]
-    draw(title, rows, [Mean(s.name, s.value, s.low, s.high, s.n) for s in found.scores])
+    draw(title, rows, [Mean(s.name, s.value, s.low, s.high, s.n, s.interval) for s in found.scores])

@@ -5,7 +5,8 @@ A dataset module defines
 - `Config`: a frozen dataclass of options, each default with its source;
 - `open(root, split, config) -> Dataset`: lists the samples of a split and decodes nothing;
 - `verify(root) -> list[str]`: every problem of the files under `root`, empty when there is none;
-- `ALIASES` (optional): usual names of the folder on disk, by the name that recipes use.
+- `ALIASES` (optional): usual names of the folder on disk, by the name that recipes use;
+- `published(folder, config)` (optional): the `SplitSize` of each split that published numbers were measured on.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ non-commercial research, annotations BSD 3-Clause.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from evalkit.datasets import ade_names, dense
 from evalkit.datasets.files import Tree
 from evalkit.datasets.listing import Photos
 from evalkit.errors import DatasetError, MissingFiles, UnknownName
-from evalkit.types import Dataset
+from evalkit.types import Dataset, SplitSize
 
 ALIASES = {"ade20k": ("ADEChallengeData2016", "ade/ADEChallengeData2016", "ADE20K")}
 SPLITS = {"train": "training", "val": "validation", "training": "training", "validation": "validation"}
@@ -37,6 +38,12 @@ class Config:
     def __post_init__(self) -> None:
         if self.classes and self.classes not in ade_names.lists():
             raise UnknownName("list of ADE20K classes", self.classes, ade_names.lists())
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """See the module; the classes are those of the list."""
+    classes = len(ade_names.named(config.classes) if config.classes else ade_names.scene())
+    return {split: SplitSize(classes, OFFICIAL[part]) for split, part in SPLITS.items()}
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:

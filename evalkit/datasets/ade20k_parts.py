@@ -30,7 +30,7 @@ from evalkit.datasets.ade20k_lists import SPLITS, PartList
 from evalkit.datasets.files import Tree
 from evalkit.datasets.listing import Photos
 from evalkit.errors import BrokenImage, DatasetError, MissingFiles
-from evalkit.types import Dataset
+from evalkit.types import Dataset, SplitSize
 
 ALIASES = {"ade20k_2021": ("ADE20K_2021_17_01", "ADE20K", "ade20k_full")}
 LAYOUT = ade20k_lists.LAYOUT
@@ -129,6 +129,11 @@ class Masks:
 
 
 _HIGH = (np.arange(256) // 10 * 256).astype(np.uint16)
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """Photos of the release; parts and objects as the part-aware paper (arXiv:2301.11915, appendix A.2) counts them."""
+    return {split: SplitSize(209 if config.labels == "parts" else 59, photos) for split, photos in OFFICIAL.items()}
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:

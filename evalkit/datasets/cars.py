@@ -12,7 +12,7 @@ Source: ai.stanford.edu/~jkrause/cars/car_dataset.html (no longer served), for n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from evalkit.datasets import mat
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Listing, Photos
 from evalkit.errors import DatasetError
-from evalkit.types import Dataset, Sample
+from evalkit.types import Dataset, Sample, SplitSize
 
 ALIASES = {"cars": ("stanford_cars", "stanford-cars", "StanfordCars", "Stanford_Cars", "Cars")}
 META = "devkit/cars_meta.mat"
@@ -36,6 +36,11 @@ LAYOUT = (
 @dataclass(frozen=True)
 class Config:
     """Nothing to choose: the splits and the 196 classes are official."""
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """See the module."""
+    return {"train": SplitSize(196, 8_144), "test": SplitSize(196, 8_041)}
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:

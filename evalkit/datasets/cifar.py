@@ -25,7 +25,7 @@ from evalkit.datasets import image_folder, pickles
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Listing
 from evalkit.errors import DatasetError, MissingFiles
-from evalkit.types import Dataset, Sample
+from evalkit.types import Dataset, Sample, SplitSize
 
 ALIASES = {
     "cifar10": ("cifar-10-batches-py", "CIFAR10", "cifar-10", "CIFAR-10", "cifar-10-python.tar.gz"),
@@ -107,6 +107,13 @@ class Batches:
     def digest(self, groups: Sequence[str]) -> tuple[str, str]:
         """As `Tree.digest`, over the batch files of these groups."""
         return self.tree.digest({group.rsplit("/", 1)[0] for group in groups})
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """50,000 and 10,000 photos of either, as the module's source says."""
+    return {
+        split: SplitSize(OFFICIAL[config.variant].classes, 50_000 if split == "train" else 10_000) for split in SPLITS
+    }
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:

@@ -10,6 +10,7 @@ helpers/labels.py. Licence: research only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from evalkit.datasets import dense
 from evalkit.datasets.files import Tree
 from evalkit.datasets.listing import Photos
 from evalkit.errors import DatasetError, MissingFiles
-from evalkit.types import Dataset
+from evalkit.types import Dataset, SplitSize
 
 ALIASES = {"cityscapes": ("Cityscapes", "CityScapes")}
 OFFICIAL = {"train": 2_975, "val": 500}
@@ -55,6 +56,11 @@ LAST = 33
 @dataclass(frozen=True)
 class Config:
     """Nothing to choose: the splits and the 19 classes are official."""
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """See the module."""
+    return {split: SplitSize(len(CLASSES), photos) for split, photos in OFFICIAL.items()}
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:

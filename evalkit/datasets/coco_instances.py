@@ -27,7 +27,7 @@ from evalkit.datasets.coco_outlines import Outline, filled
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Photos
 from evalkit.errors import DatasetError
-from evalkit.types import Dataset, Outlined
+from evalkit.types import Dataset, Outlined, SplitSize
 
 ALIASES = {"coco": ("COCO", "coco2017", "COCO2017", "mscoco", "MSCOCO")}
 LAYOUT = "  <root>/annotations/instances_{train,val}2017.json\n  <root>/{train,val}2017/*.jpg"
@@ -125,6 +125,11 @@ class Objects(dense.LabelMaps):
         )
 
 
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """Photos that the annotations list, also those without an object."""
+    return {split: SplitSize(80 + config.background, photos) for split, photos in coco_json.PHOTOS.items()}
+
+
 def open(root: Path, split: str, config: Config) -> Dataset:
     """The photos of "train" or "val" that have an object.
 
@@ -143,6 +148,7 @@ def open(root: Path, split: str, config: Config) -> Dataset:
     coco_json.require_photos(tree, year, groups, layout=LAYOUT)
     made = dense.label_maps("coco_instances", split, classes, groups, photos=Photos(tree.within(year)), maps=outlines)
     facts = {"objects": sum(not item.crowd for group in groups for item in outlines.of[group])}
+    facts["photos"] = len(outlines.sizes)
     return Objects("coco_instances", split, made.classes, made.samples, made.pictures, facts, maps=outlines)
 
 

@@ -14,7 +14,7 @@ Expect: part-aware study (arXiv:2301.11915), Table 4.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +24,7 @@ from evalkit.datasets.files import Tree
 from evalkit.datasets.listing import Listing, Photos
 from evalkit.datasets.people import LAYOUT, NAMES, Person, people
 from evalkit.errors import DatasetError
-from evalkit.types import Dataset, Sample
+from evalkit.types import Dataset, Sample, SplitSize
 
 ALIASES = {"coco": ("COCO", "coco2017", "COCO2017", "mscoco", "MSCOCO")}
 VISIBLE = 2
@@ -36,6 +36,11 @@ class Config(crops.Rule):
     (JiePKU/understand-ssl-part-aware ffea818, retrieval-classification/pr_patch_retrieval.py:248). The rest: `crops.Rule`."""
 
     parts: tuple[str | int, ...] = ("nose", "right_wrist", "left_ankle")
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """Photos that the annotations list, also those without a crop; the classes are the parts chosen."""
+    return {split: SplitSize(None, photos) for split, photos in coco_json.PHOTOS.items()}
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:
@@ -62,7 +67,8 @@ def open(root: Path, split: str, config: Config) -> Dataset:
     coco_json.require_photos(tree, year, {sample.group for sample in samples}, layout=LAYOUT)
     names = tuple(NAMES[part] for part in parts)
     pictures = Photos(tree.within(year), sizes=found.sizes)
-    return Listing("coco_keypoints", split, names, tuple(samples), pictures, crops.facts(config, skipped, len(samples)))
+    facts = crops.facts(config, skipped, len(samples)) | {"photos": len(found.sizes)}
+    return Listing("coco_keypoints", split, names, tuple(samples), pictures, facts)
 
 
 def verify(root: Path) -> list[str]:

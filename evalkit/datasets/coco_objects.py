@@ -24,7 +24,7 @@ from evalkit.datasets.boxes import frequent, squared
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Listing, Photos
 from evalkit.errors import DatasetError
-from evalkit.types import Box, Dataset, Sample
+from evalkit.types import Box, Dataset, Sample, SplitSize
 
 ALIASES = {"coco": ("COCO", "coco2017", "COCO2017", "mscoco", "MSCOCO")}
 LAYOUT = "  <root>/annotations/instances_{train,val}2017.json\n  <root>/{train,val}2017/*.jpg"
@@ -71,6 +71,11 @@ class Annotations(NamedTuple):
     instances: Sequence[Instance]
 
 
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """Photos that the annotations list; which categories remain depends on the options."""
+    return {split: SplitSize(None, photos) for split, photos in coco_json.PHOTOS.items()}
+
+
 def open(root: Path, split: str, config: Config) -> Dataset:
     """The instances of "train" or "val". Both JSON files are read, since the categories depend on both.
 
@@ -93,7 +98,8 @@ def open(root: Path, split: str, config: Config) -> Dataset:
     chosen = [instance for instance in large[name] if instance.category in labels]
     coco_json.require_photos(tree, name, {instance.photo for instance in chosen}, layout=LAYOUT)
     photos = Photos(tree.within(name), sizes=table.sizes)
-    return Listing("coco_objects", split, tuple(labels), tuple(_samples(chosen, labels, config.square)), photos)
+    facts = {"photos": len(table.sizes)}
+    return Listing("coco_objects", split, tuple(labels), tuple(_samples(chosen, labels, config.square)), photos, facts)
 
 
 def verify(root: Path) -> list[str]:

@@ -14,7 +14,7 @@ pixel smaller, here they are as published. sigmas: pycocotools.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,7 @@ from evalkit.datasets.files import Tree
 from evalkit.datasets.listing import Photos
 from evalkit.datasets.people import Person
 from evalkit.errors import DatasetError
-from evalkit.types import Dataset, Figure, Sample, Skeleton
+from evalkit.types import Dataset, Figure, Sample, Skeleton, SplitSize
 
 ALIASES = {"coco": ("COCO", "coco2017", "COCO2017", "mscoco", "MSCOCO")}
 
@@ -56,6 +56,11 @@ class Config:
     padding: Annotated[float, Field(ge=1)] = 1.25
 
 
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """Photos that the annotations list, also those without a person."""
+    return {split: SplitSize(None, photos) for split, photos in coco_json.PHOTOS.items()}
+
+
 def open(root: Path, split: str, config: Config) -> Dataset:
     """The people of "train" or "val".
 
@@ -79,7 +84,7 @@ def open(root: Path, split: str, config: Config) -> Dataset:
             everybody[person.photo].append(_figure(person))
     return FigureListing(
         "coco_pose", split, ("person",), samples, Photos(tree.within(year), sizes=found.sizes),
-        {"left_out": _counted(found.persons)}, SKELETON, tuple(map(_figure, taken)),
+        {"left_out": _counted(found.persons), "photos": len(found.sizes)}, SKELETON, tuple(map(_figure, taken)),
         {photo: tuple(figures) for photo, figures in everybody.items()},
     )  # fmt: skip
 

@@ -28,7 +28,7 @@ from evalkit.datasets import crops
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Listing, Photos
 from evalkit.errors import DatasetError
-from evalkit.types import Dataset, Sample
+from evalkit.types import Dataset, Sample, SplitSize
 
 ALIASES = {"CUB_200_2011": ("cub", "CUB", "cub200", "CUB200", "CUB-200-2011")}
 IMAGES, PARTS, PLACES, SPLIT = "images.txt", "parts/parts.txt", "parts/part_locs.txt", "train_test_split.txt"
@@ -56,6 +56,11 @@ class Birds:
     parts: Sequence[str]
     places: Mapping[int, Mapping[int, tuple[float, float]]]
     training: frozenset[int]
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """Photos of the release (Wah et al. 2011), also those without a crop; the classes are the parts chosen."""
+    return {"train": SplitSize(None, 5_994), "test": SplitSize(None, 5_794), "all": SplitSize(None, 11_788)}
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:
@@ -89,9 +94,8 @@ def open(root: Path, split: str, config: Config) -> Dataset:
         for point, box in kept:
             samples.append(Sample(f"{image}/{birds.parts[parts[point.label]]}", photo, point.label, box))
     names = tuple(birds.parts[part] for part in parts)
-    return Listing(
-        "cub_parts", split, names, tuple(samples), Photos(within), crops.facts(config, skipped, len(samples))
-    )
+    facts = crops.facts(config, skipped, len(samples)) | {"photos": len(photos)}
+    return Listing("cub_parts", split, names, tuple(samples), Photos(within), facts)
 
 
 def verify(root: Path) -> list[str]:

@@ -32,7 +32,7 @@ from evalkit.datasets.files import Tree, in_number_order, missing
 from evalkit.datasets.listing import Listing
 from evalkit.errors import BrokenImage, DatasetError, MissingFiles
 from evalkit.files import shown
-from evalkit.types import Clips, Sample
+from evalkit.types import Clips, Sample, SplitSize
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -158,6 +158,12 @@ class Videos(Listing):
 
     def _clip(self, index: int) -> Clip:
         return self.pictures.clips[self.samples[index].group]
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """Clips of train and val: Pont-Tuset et al., Table 1; Perazzi et al."""
+    return {"train": SplitSize(0, 60 if config.year == 2017 else 30, "clips"),
+            "val": SplitSize(0, 30 if config.year == 2017 else 20, "clips")}  # fmt: skip
 
 
 def open(root: Path, split: str, config: Config) -> Clips:

@@ -12,7 +12,7 @@ Source: robots.ox.ac.uk/~vgg/data/flowers/102, which states no licence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from evalkit.datasets import mat
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Listing, Photos
 from evalkit.errors import DatasetError
-from evalkit.types import Dataset, Sample
+from evalkit.types import Dataset, Sample, SplitSize
 
 ALIASES = {
     "flowers": (
@@ -41,6 +41,12 @@ LAYOUT = f"  <root>/jpg/image_NNNNN.jpg\n  <root>/{LABELS}\n  <root>/{SETS}"
 @dataclass(frozen=True)
 class Config:
     """Nothing to choose: the splits and the 102 classes are official."""
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """See the module."""
+    return {"train": SplitSize(102, 1_020), "val": SplitSize(102, 1_020), "trainval": SplitSize(102, 2_040),
+            "test": SplitSize(102, 6_149)}  # fmt: skip
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:

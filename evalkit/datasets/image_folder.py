@@ -22,7 +22,7 @@ from evalkit.datasets.files import Tree
 from evalkit.datasets.listing import Listing, Photos
 from evalkit.errors import DatasetError, MissingFiles, UnknownName
 from evalkit.files import shown
-from evalkit.types import Dataset, Sample
+from evalkit.types import Dataset, Sample, SplitSize
 
 _WHOLE = ("imagenet1k", "imagenet-1k", "ImageNet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
 ALIASES = {
@@ -61,6 +61,20 @@ def class_list(name: str) -> tuple[str, ...]:
         raise UnknownName("list of classes", name, class_lists())
     lines = (LISTS / f"{name}.txt").read_text("utf-8").splitlines()
     return tuple(sorted(line.strip() for line in lines if line.strip() and not line.startswith("#")))
+
+
+PUBLISHED = {
+    "imagenet": {"train": SplitSize(1_000, 1_281_167), "val": SplitSize(1_000, 50_000)},
+    "imagenet100": {"train": SplitSize(100, 126_689), "val": SplitSize(100, 5_000)},
+    "imagenet10": {"train": SplitSize(10, 13_000), "val": SplitSize(10, 500)},
+}
+"""ILSVRC 2012 (Russakovsky et al., IJCV 2015, Table 2), and what it has of the classes in `lists/`: 126,689 photos of Contrastive
+Multiview Coding's hundred, 13,000 of Deep Adaptive Clustering's ten."""
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """Of ImageNet and its subsets, by folder; nothing is published of anybody's own folders."""
+    return PUBLISHED.get(folder, {})
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:

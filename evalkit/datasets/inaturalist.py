@@ -20,7 +20,7 @@ from typing import Any, Literal
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Listing, Photos
 from evalkit.errors import DatasetError
-from evalkit.types import Dataset, Sample
+from evalkit.types import Dataset, Sample, SplitSize
 
 ALIASES = {
     "inaturalist18": ("inaturalist2018", "iNaturalist2018", "inat2018", "inat18", "iNat2018", "inaturalist"),
@@ -39,6 +39,13 @@ class Config:
     """year: of the competition, 2018 or 2019; two data sets, which share no label."""
 
     year: Literal[2018, 2019] = 2018
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """See the module."""
+    if config.year == 2018:
+        return {"train": SplitSize(8_142, 437_513), "val": SplitSize(8_142, 24_426)}
+    return {"train": SplitSize(1_010, 265_213), "val": SplitSize(1_010, 3_030)}
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:

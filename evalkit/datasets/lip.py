@@ -12,7 +12,7 @@ exchanged. Source: sysu-hcp.net/lip; research only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from evalkit.datasets import dense
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Photos
 from evalkit.errors import DatasetError
-from evalkit.types import Dataset
+from evalkit.types import Dataset, SplitSize
 
 ALIASES = {"lip": ("LIP", "LIP/LIP")}
 SPLITS = ("train", "val")
@@ -57,6 +57,11 @@ _MASKS = ("TrainVal_parsing_annotations/TrainVal_parsing_annotations", "TrainVal
 @dataclass(frozen=True)
 class Config:
     """Nothing to choose: the splits and the 19 classes are official."""
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """See the module; arXiv:2301.11915, appendix A.2, has the same."""
+    return {"train": SplitSize(len(CLASSES), 30_462), "val": SplitSize(len(CLASSES), 10_000)}
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:

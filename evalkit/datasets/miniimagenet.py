@@ -9,13 +9,14 @@ Source: github.com/twitter/meta-learning-lstm, data/miniImagenet; the images are
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Listing, Photos
 from evalkit.errors import DatasetError
-from evalkit.types import Dataset, Sample
+from evalkit.types import Dataset, Sample, SplitSize
 
 ALIASES = {"miniimagenet": ("mini-imagenet", "mini_imagenet", "miniImageNet", "miniImagenet")}
 SPLITS = ("train", "val", "test")
@@ -26,6 +27,11 @@ HEADER = "filename,label"
 @dataclass(frozen=True)
 class Config:
     """Nothing to choose: the splits are those of the lists."""
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """See the module."""
+    return {split: SplitSize(classes, 600 * classes) for split, classes in zip(SPLITS, (64, 16, 20), strict=True)}
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:

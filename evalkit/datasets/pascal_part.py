@@ -14,7 +14,7 @@ does not count. Source: the development kit on cs.jhu.edu/~xdli or roozbehm.info
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from evalkit.datasets import dense, mat, pascal_names, voc_names
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Photos
 from evalkit.errors import BrokenImage, DatasetError, MissingFiles
-from evalkit.types import Dataset
+from evalkit.types import Dataset, SplitSize
 
 ALIASES = {"pascal_part": ("VOC2010", "VOCdevkit/VOC2010", "VOCdevkit", "pascal-part", "PascalPart")}
 SPLITS = ("train", "val")
@@ -119,6 +119,14 @@ class Annotations:
 
 
 _NUMBERS = {pair: label for label, pair in enumerate(pascal_names.PAIRS)}
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """See the module."""
+    return {
+        split: SplitSize(193 if config.labels == "parts" else 16, photos)
+        for split, photos in zip(SPLITS, (4_998, 5_105), strict=True)
+    }
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:

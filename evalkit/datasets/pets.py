@@ -10,7 +10,7 @@ Source: robots.ox.ac.uk/~vgg/data/pets, CC BY-SA 4.0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Listing, Photos
 from evalkit.errors import DatasetError
-from evalkit.types import Dataset, Sample
+from evalkit.types import Dataset, Sample, SplitSize
 
 ALIASES = {"pets": ("oxford-iiit-pet", "oxford_iiit_pet", "Oxford-IIIT-Pet", "OxfordIIITPet", "oxford_pets", "Pets")}
 SPLITS = ("trainval", "test")
@@ -36,6 +36,11 @@ class Photo(NamedTuple):
     name: str
     number: int
     breed: str
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """See the module."""
+    return {"trainval": SplitSize(37, 3_680), "test": SplitSize(37, 3_669)}
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:

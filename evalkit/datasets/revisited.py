@@ -30,7 +30,7 @@ from evalkit.datasets import pickles
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Listing, Photos
 from evalkit.errors import DatasetError
-from evalkit.types import Box, Dataset, Judgement, Sample
+from evalkit.types import Box, Dataset, Judgement, Sample, SplitSize
 
 ALIASES = {
     "roxford5k": ("ROxford5k", "roxford", "oxford5k", "revisitop/roxford5k"),
@@ -71,6 +71,11 @@ class _Truth:
     queries: tuple[str, ...]
     boxes: tuple[Box, ...]
     judgements: Mapping[str, Judgement]
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """See the module."""
+    return {"gallery": SplitSize(1, 4_993 if config.variant == "roxford5k" else 6_322), "query": SplitSize(1, 70)}
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:

@@ -13,6 +13,7 @@ Source: host.robots.ox.ac.uk/pascal/VOC/voc2012; photos under Flickr's terms of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from evalkit.datasets import dense, voc_names
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Photos
 from evalkit.errors import DatasetError
-from evalkit.types import Dataset
+from evalkit.types import Dataset, SplitSize
 
 ALIASES = {"voc2012": ("VOC2012", "VOCdevkit/VOC2012", "VOCdevkit", "voc", "VOC")}
 SPLITS = ("train", "val", "trainval", "trainaug")
@@ -39,6 +40,14 @@ class Config:
     and 20 classes remain."""
 
     background: bool = True
+
+
+def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
+    """See the module."""
+    return {
+        split: SplitSize(20 + config.background, photos)
+        for split, photos in {"train": 1_464, "val": 1_449, "trainval": 2_913, "trainaug": 10_582}.items()
+    }
 
 
 def open(root: Path, split: str, config: Config) -> Dataset:

@@ -58,8 +58,11 @@ def mirrored(url: str, mirror: str) -> str:
     https://host/a/b.pth under http://10.0.0.5:8000/zoo is http://10.0.0.5:8000/zoo/a/b.pth; under file:///mnt/zoo it is
     file:///mnt/zoo/a/b.pth. Raises UsageError for a mirror that is no http, https or file address, or has a query.
     """
-    given = urllib.parse.urlsplit(mirror)
-    hosted = given.scheme in ("http", "https") and given.netloc
+    try:
+        given = urllib.parse.urlsplit(mirror)
+        hosted = bool(given.scheme in ("http", "https") and given.hostname and given.port != 0)
+    except ValueError as error:  # half an IPv6 address, a port that is none
+        raise UsageError(f"mirror {mirror!r}: no address ({error})") from None
     local = given.scheme == "file" and given.netloc in ("", "localhost") and given.path.startswith("/")
     if not (hosted or local) or given.query or given.fragment:
         raise UsageError(f"mirror {mirror!r}: it is http://HOST[/PATH], https://HOST[/PATH] or file:///PATH")

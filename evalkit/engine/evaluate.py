@@ -7,7 +7,6 @@ is decoded. Each recipe's record is written as soon as it is measured; a recipe 
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,10 @@ from typing import Any
 import torch
 
 from evalkit import adapters, catalog, datasets, records, runners
+from evalkit.adapters import twins
 from evalkit.datasets.agreement import agreed, notes
 from evalkit.datasets.subset import Subset
+from evalkit.engine import naming
 from evalkit.engine.delivery import Delivery
 from evalkit.engine.job import FileCheckpoint, LocalJob
 from evalkit.errors import EvalkitError, FeatureError, OutOfMemory, ProtocolError, Unsupported, UsageError
@@ -191,7 +192,7 @@ class _Measurement:
             "encoder": [spec.digest, spec.network, spec.seed, spec.family, spec.arch, spec.adapter_version],
             "preprocessing": dataclasses.asdict(spec.preprocessing) | {"source": ""},
             "recipe": [self.recipe.id, self.recipe.version, self.recipe.digest],
-            "config": dataclasses.asdict(self.config),
+            "config": runners.resolved(self.config),
             "data": {role: d.digest for role, d in self.data.items()},
             "skip_broken": s.options.skip_broken,
             "seed": s.options.seed,
@@ -314,12 +315,13 @@ def describe_spec(spec: EncoderSpec) -> dict[str, Any]:
     """The encoder as plain values for the record."""
     return {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)} | {
         "offers": sorted(spec.offers), "audit": dict(spec.audit), "preprocessing": dataclasses.asdict(spec.preprocessing),
+        "built": dict(spec.built), "twin": twins.name(spec),
     }  # fmt: skip
 
 
 def describe_recipe(recipe: Recipe, config: Any, view: Any) -> dict[str, Any]:
     """The recipe as plain values for the record, its parameters as resolved."""
-    resolved = {"config": dataclasses.asdict(config), "view": dataclasses.asdict(view)}
+    resolved = {"config": runners.resolved(config), "view": dataclasses.asdict(view)}
     return dataclasses.asdict(recipe) | {"resolved": resolved}
 
 
@@ -342,19 +344,34 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def load(checkpoint: str | Path, *, family: str = "", arch: str = "", network: str = "") -> Encoder:
-    """An encoder by zoo id, manifest file, or path of a weights file; `family` and `arch` where its keys leave them open.
+def load(
+    checkpoint: str | Path,
+    *,
+    family: str = "",
+    arch: str = "",
+    network: str = "",
+    prefix: str = "",
+    grid: tuple[int, int] | None = None,
+) -> Encoder:
+    """An encoder by zoo id, manifest file, or path of a weights file; `family`, `arch`, `prefix` (of the network's keys) and
+    `grid` ((h, w) of the position table) where its keys leave them open. With `random:` before any of these, its untrained
+    twin.
 
     Raises UnknownName, NotFetched, CheckpointError (the file), UsageError (a bare file that fits several families).
     """
     text = str(checkpoint)
+    if text.startswith(catalog.TWIN):
+        asked = {"family": family, "arch": arch, "network": network}
+        return twins.of(load(text.removeprefix(catalog.TWIN), **asked, prefix=prefix, grid=grid))
     path = catalog.located(text)
     if path is None or text in catalog.manifests() or text.endswith(".toml"):
         manifest = catalog.manifest(text)
-        if family or arch:
+        if family or arch or prefix or grid:
             raise UsageError(
-                f"{text} is an encoder of the zoo: its manifest names family and architecture; drop the options"
+                f"{text} is an encoder of the zoo: its manifest names family, architecture, prefix and grid; drop the options"
             )
+        if network and manifest.control:
+            raise UsageError(f"{text} is a control, which has one network and no file: leave --network out")
         manifest = dataclasses.replace(manifest, network=network or manifest.network)
         return adapters.load(manifest, path)
     if family:
@@ -362,13 +379,10 @@ def load(checkpoint: str | Path, *, family: str = "", arch: str = "", network: s
     if not family or (not arch and family != "timm"):
         from evalkit.adapters.inspection import Wish, identify
 
-        found = identify(path, Wish(family, arch, network))
+        found = identify(path, Wish(family, arch, network, prefix, grid))
         family, arch = found.family, found.arch
-    return adapters.load(Manifest(id=_file_id(path), family=family, arch=arch, network=network, file=text), path)
-
-
-def _file_id(path: Path) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "checkpoint"
+    named = Manifest(naming.of_file(path), family, arch, network=network, prefix=prefix, grid=grid, file=text)
+    return adapters.load(named, path)
 
 
 def evaluate(encoder: Encoder | str | Path, recipe: Recipe | str, **options: Any) -> Record:
@@ -377,9 +391,12 @@ def evaluate(encoder: Encoder | str | Path, recipe: Recipe | str, **options: Any
     encoder: a loaded encoder, a zoo id, or a manifest file. options: the fields of `Options`; out=None writes no record.
     Raises the EvalkitError of whatever is wrong.
     """
+    settings = Options(**{"out": None, **options})
     loaded = load(encoder) if isinstance(encoder, (str, Path)) else encoder
+    if isinstance(encoder, (str, Path)):
+        loaded = naming.settle(loaded, naming.Named(str(encoder)), settings.out)
     wanted = catalog.recipe(recipe) if isinstance(recipe, str) else recipe
-    session = Session(Options(**{"out": None, **options}))
+    session = Session(settings)
     named = {"checkpoint": str(encoder)} if isinstance(encoder, (str, Path)) else {}
     given = {"encoder": loaded.spec.id, "recipe": wanted.id, **named, **_texts(options)}
     outcome = next(session.run(loaded, [wanted], given))

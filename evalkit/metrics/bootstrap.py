@@ -1,4 +1,4 @@
-"""Percentile bootstrap of a mean: the interval beside every score, and the paired comparison of two encoders.
+"""Bootstrap of a mean: the interval beside every score, and the paired comparison of two encoders.
 
 What:   units (images, objects, queries) that share a group (the image that they were cut from) are resampled together;
         the statistic of a resample is the sum of its outcomes divided by the number of its units. Scores over classes
@@ -13,6 +13,7 @@ How:    groups with equal sum and equal size are exchangeable, so how often each
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from evalkit.errors import ProtocolError, UsageError
+from evalkit.metrics import intervals
+from evalkit.metrics.intervals import FEWEST, NONE, Interval
 from evalkit.types import Score
 
 Floats = npt.NDArray[np.float64]
@@ -36,27 +39,32 @@ CLASSES = 1000
 """As many classes are told one by one (`by_class`)."""
 
 
-@dataclass(frozen=True)
-class Interval:
-    """Bounds in the unit of the outcomes; NaN where fewer than two groups leave nothing to resample."""
-
-    low: float
-    high: float
+ALPHA = 0.05
+"""Two encoders are told apart by a p below this."""
 
 
 @dataclass(frozen=True)
 class Paired:
     """Two encoders on the same units.
 
-    difference: mean of a minus mean of b. low, high: its interval. p: two-sided, in (0, 1]: how often a resample puts
-    the difference on the other side of zero, doubled; 1 where the two never differ; never 0, because that is more than
-    a finite number of resamples can say.
+    difference: mean of a minus mean of b. low, high: its interval, NaN for fewer than `FEWEST` groups and where all
+    resamples are alike. p: two-sided, in (0, 1]: how often a resample puts the difference on the other side of zero,
+    doubled; never below 2 / (resamples + 1) nor 2 ** (1 - D), the least that the signs of the D groups that differ can
+    say; 1 where the two never differ; NaN for fewer than `FEWEST` groups.
     """
 
     difference: float
     low: float
     high: float
     p: float
+
+    @property
+    def apart(self) -> bool | None:
+        """Whether the two differ: p is below `ALPHA` and the interval, where there is one, does not hold 0; None where
+        there are too few groups to tell."""
+        if math.isnan(self.p):
+            return None
+        return self.p < ALPHA and not self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True)
@@ -75,19 +83,22 @@ def interval(
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
+    bounded: bool = True,
 ) -> Interval:
-    """Percentile bootstrap interval of the mean outcome.
+    """The interval of the mean outcome: percentiles of the bootstrap, or what `intervals` has where they say too little.
 
     outcomes: (n,) finite numbers, one per unit. groups: (n,) integers, units with the same number are resampled
     together; None makes every unit its own group. level: share of resamples inside, in (0, 1). Deterministic in seed.
-    Returns NaN bounds for n = 0 and for a single group. Raises ProtocolError for outcomes that are not finite or not
+    bounded: outcomes cannot leave [0, 1]. NaN bounds for fewer than `FEWEST` groups, and where all are alike, unless the
+    exact interval of a proportion holds. Raises ProtocolError for outcomes that are not finite or not
     one-dimensional or that do not match groups, UsageError for a level or a number of resamples that cannot be.
     """
     _check_options(level, resamples)
     kinds = _kinds(_units(outcomes), groups)
-    if kinds.count.sum() < 2:
-        return Interval(float("nan"), float("nan"))
-    return _percentiles(_means(kinds, resamples, seed), level)
+    exact = intervals.of_shares(kinds.total / kinds.size, kinds.size, kinds.count, level) if bounded else None
+    if exact is not None or kinds.count.sum() < FEWEST:
+        return exact or NONE
+    return intervals.of_resamples(_means(kinds, resamples, seed), int(kinds.count.sum()), level)
 
 
 def paired(
@@ -102,7 +113,7 @@ def paired(
     """Compare two encoders on the same units, each resample drawing the same units for both.
 
     a, b: (n,) finite outcomes of the two, in the same order of units, or (n, 2, C) as `ratios` makes them. groups, level,
-    resamples, seed: as in `interval`. All numbers are NaN for n = 0; the bounds and p are NaN for a single group. Raises
+    resamples, seed: as in `interval`. All numbers are NaN for n = 0; bounds and p as `Paired` has them. Raises
     as `interval`, and ProtocolError where a and b differ in length.
     """
     _check_options(level, resamples)
@@ -116,16 +127,18 @@ def paired(
     difference = first - second
     mean = float(difference.mean()) if difference.size else float("nan")
     kinds = _kinds(difference, groups)
-    if kinds.count.sum() < 2:
-        return Paired(mean, float("nan"), float("nan"), float("nan"))
-    return _judged(mean, _means(kinds, resamples, seed), level)
+    units, differing = int(kinds.count.sum()), int(kinds.count[kinds.total != 0].sum())
+    if units < FEWEST:
+        return _few(mean, differs=bool(difference.any()), n=difference.size)
+    return _judged(mean, _means(kinds, resamples, seed), level, units=units, differing=differing)
 
 
 def paired_resamples(difference: float, a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = 0.95) -> Paired:
     """Compare two encoders by a statistic on resamples, drawn alike for both, where no unit has an outcome of its own.
 
     difference: of the two on all units. a, b: (R,) the statistic of each on the same R resamples; where one is NaN, the
-    resample is left out. Bounds and p are NaN where none is left. Raises ProtocolError where a and b differ in length.
+    resample is left out. Bounds and p are NaN where none is left: whoever draws them for too few units makes them NaN.
+    Raises ProtocolError where a and b differ in length.
     """
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if first.shape != second.shape:
@@ -135,6 +148,11 @@ def paired_resamples(difference: float, a: npt.ArrayLike, b: npt.ArrayLike, *, l
     if not found.size:
         return Paired(difference, float("nan"), float("nan"), float("nan"))
     return _judged(difference, found, level)
+
+
+def _few(difference: float, *, differs: bool, n: int) -> Paired:
+    """Of fewer than `FEWEST` groups nothing can be told, but that two that never differ do not."""
+    return Paired(difference, float("nan"), float("nan"), float("nan") if differs or not n else 1.0)
 
 
 def score(
@@ -150,10 +168,10 @@ def score(
     """A `Score` whose value is the mean outcome, with its 95 % interval and the outcomes that it comes from.
 
     outcomes, groups: as in `interval`, arrays or CPU tensors; stored as float32 and int64. labels: (n,) class of each
-    unit. An empty list gives NaN with n = 0. Raises as `interval`.
+    unit. unit: those of a "fraction" are bounded. An empty list gives NaN with n = 0. Raises as `interval`.
     """
     values = _units(outcomes)
-    bounds = interval(values, groups, seed=seed)
+    bounds = interval(values, groups, seed=seed, bounded=unit == "fraction")
     return Score(
         name=name,
         value=float(values.mean()) if values.size else float("nan"),
@@ -162,6 +180,7 @@ def score(
         high=bounds.high,
         unit=unit,
         note=note,
+        interval=bounds.method,
         outcomes=values.astype(np.float32),
         groups=None if groups is None else np.asarray(groups, dtype=np.int64),
         labels=None if labels is None else np.asarray(labels, dtype=np.int64),
@@ -213,6 +232,7 @@ def ratios(
         high=bounds.high,
         unit=unit,
         note=note,
+        interval=bounds.method,
         outcomes=pair.astype(np.float32),
         groups=numbers,
     )
@@ -271,9 +291,10 @@ def _resampled(totals: Floats, resamples: int, seed: int) -> Floats:
 
 def _percentiles_of_ratios(values: Floats, groups: npt.ArrayLike | None, seed: int) -> Interval:
     totals = _summed(values, groups)
-    if len(totals) < 2:
-        return Interval(float("nan"), float("nan"))
-    return _percentiles(_mean_of_ratios(_resampled(totals, 2000, seed).reshape(2000, *values.shape[1:])), 0.95)
+    if len(totals) < FEWEST:
+        return NONE
+    drawn = _mean_of_ratios(_resampled(totals, 2000, seed).reshape(2000, *values.shape[1:]))
+    return intervals.of_resamples(drawn, len(totals))
 
 
 def _paired_ratios(
@@ -283,16 +304,21 @@ def _paired_ratios(
         raise ProtocolError(f"a paired test needs the same units: outcomes {a.shape} came for a, {b.shape} for b")
     difference = statistic(a) - statistic(b)
     totals = _summed(np.concatenate([a, b], axis=1), groups)
-    if len(totals) < 2:
-        return Paired(difference, float("nan"), float("nan"), float("nan"))
+    mine, theirs = np.split(totals, 2, axis=1)
+    differing = int((mine != theirs).any(axis=1).sum())
+    if len(totals) < FEWEST:
+        return _few(difference, differs=bool(differing), n=len(a))
     sums = _resampled(totals, resamples, seed).reshape(resamples, 4, -1)
-    return _judged(difference, _mean_of_ratios(sums[:, :2]) - _mean_of_ratios(sums[:, 2:]), level)
+    drawn = _mean_of_ratios(sums[:, :2]) - _mean_of_ratios(sums[:, 2:])
+    return _judged(difference, drawn, level, units=len(totals), differing=differing)
 
 
-def _judged(difference: float, means: Floats, level: float) -> Paired:
-    bounds = _percentiles(means, level)
+def _judged(difference: float, means: Floats, level: float, *, units: int = FEWEST, differing: int = 64) -> Paired:
+    """units, differing: groups, and those among them that differ; many enough where only resamples are known."""
+    bounds = intervals.of_resamples(means, units, level)
     other_side = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    return Paired(difference, bounds.low, bounds.high, min(1.0, 2 * (other_side + 1) / (len(means) + 1)))
+    p = max(2 * (other_side + 1) / (len(means) + 1), 2.0 ** (1 - differing))
+    return Paired(difference, bounds.low, bounds.high, min(1.0, p))
 
 
 def _check_options(level: float, resamples: int) -> None:
@@ -356,9 +382,3 @@ def _by_index(kinds: _Kinds, resamples: int, rng: np.random.Generator) -> Floats
 def _chunks(resamples: int, width: int) -> list[int]:
     rows = max(1, CHUNK // width)
     return [min(rows, resamples - start) for start in range(0, resamples, rows)]
-
-
-def _percentiles(means: Floats, level: float) -> Interval:
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(means, [tail, 1 - tail])  # a resample may hold nothing that counts
-    return Interval(float(low), float(high))

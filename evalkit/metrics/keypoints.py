@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evalkit.errors import ProtocolError
-from evalkit.metrics.bootstrap import Interval
+from evalkit.metrics.intervals import FEWEST
 from evalkit.types import Box
 
 Floats = npt.NDArray[np.float64]
@@ -135,21 +135,13 @@ def evaluate(people: Sequence[Truth], poses: Sequence[Pose], sigmas: Sequence[fl
 
 def resample(evaluation: Evaluation, *, resamples: int | None = None, seed: int = 0) -> dict[str, Floats]:
     """(resamples,) values of each statistic, photos drawn with replacement; the same photos for every evaluation of as
-    many photos. NaN where a resample holds nobody of that size; no value at all for a single photo. resamples: 2,000."""
+    many photos. NaN where a resample holds nobody of that size; no value at all for fewer than `FEWEST` photos, of which
+    nothing can be told. resamples: 2,000."""
     photos, count = evaluation.photos, RESAMPLES if resamples is None else resamples
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(photos, np.full(photos, 1 / photos), size=count if photos > 1 else 0)
+    drawn = rng.multinomial(photos, np.full(photos, 1 / photos), size=count if photos >= FEWEST else 0)
     rows = [evaluation.resampled(weights) for weights in drawn.astype(np.float64)]
     return {name: np.array([row[name] for row in rows]) for name in STATISTICS}
-
-
-def percentiles(values: Floats, *, level: float = 0.95) -> Interval:
-    """The bounds that hold the middle `level` of the values, NaN left out; NaN where there is none."""
-    there = values[~np.isnan(values)]
-    if not there.size:
-        return Interval(float("nan"), float("nan"))
-    low, high = np.quantile(there, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
 
 
 def _judged(people: Sequence[Truth], poses: Sequence[Pose], sigmas: Sequence[float]) -> Any:

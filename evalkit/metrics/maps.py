@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from evalkit.errors import FeatureError, UsageError
-from evalkit.metrics.neighbours import normalise
+from evalkit.metrics.similarity import cosines, normalise
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -102,15 +102,15 @@ def matches(first: Tensor, second: Tensor, *, top: int) -> Matches:
     """
     if top < 1:
         raise UsageError(f"{top} matches were asked for; at least 1")
-    cosines = normalise(first, "patch tokens") @ normalise(second, "patch tokens").T
-    there, back = _first_best(cosines), _first_best(cosines.T)
+    similar = cosines(normalise(first, "patch tokens"), normalise(second, "patch tokens"))
+    there, back = _first_best(similar), _first_best(similar.T)
     own = torch.arange(len(first), device=there.device)
     kept = own[back[there] == own]
-    similarity = cosines[kept, there[kept]]
+    similarity = similar[kept, there[kept]]
     order = torch.argsort(similarity, descending=True, stable=True)[:top]
     return Matches(kept[order].cpu(), there[kept][order].cpu(), similarity[order].float().cpu())
 
 
-def _first_best(cosines: Tensor) -> Tensor:
+def _first_best(similar: Tensor) -> Tensor:
     """(N,) the first column that holds each row's largest value."""
-    return (cosines == cosines.amax(1, keepdim=True)).to(torch.int8).argmax(1)
+    return (similar == similar.amax(1, keepdim=True)).to(torch.int8).argmax(1)

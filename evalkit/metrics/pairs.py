@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from evalkit.errors import ProtocolError
+from evalkit.metrics import similarity
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -93,7 +94,7 @@ def histogram(values: Tensor, bins: int) -> Tensor:
 def within(rows: Tensor, labels: Tensor, bins: int) -> tuple[Counts, Floats]:
     """(2, bins) and (2,): all pairs of unlike rows, by cosine, of one label and of two.
 
-    rows: (P, D) of length 1. labels: (P,) int64. Every pair counts once, a row not with itself.
+    rows: (P, D) as `similarity.normalise` gives them. labels: (P,) int64. Every pair counts once, a row not with itself.
     """
     return _between(rows, labels, rows, labels, bins=bins, above=True)
 
@@ -101,7 +102,7 @@ def within(rows: Tensor, labels: Tensor, bins: int) -> tuple[Counts, Floats]:
 def between_blocks(rows: Tensor, labels: Tensor, blocks: Tensor, *, bins: int, count: int = 0) -> Spread:
     """The cosines of all pairs of rows, by block of the one and of the other.
 
-    rows: (P, D) of length 1; labels: (P,) int64; blocks: (P,) int64 from 0, rising. count: how many
+    rows: (P, D) as `similarity.normalise` gives them; labels: (P,) int64; blocks: (P,) int64 from 0, rising. count: how many
     blocks there are, the last ones perhaps empty; 0: up to the last that has a row. Nothing of size (P, P) is held.
     Raises ProtocolError where blocks fall.
     """
@@ -131,7 +132,7 @@ def _between(a: Tensor, labels: Tensor, b: Tensor, others: Tensor, *, bins: int,
 
     Pairs of one label are picked out, those of two are the rest.
     """
-    cosines = a @ b.T
+    cosines = similarity.cosines(a, b)
     picked = labels[:, None] == others[None]
     every = cosines
     if above:

@@ -7,8 +7,8 @@ Source: DINO (arXiv:2104.14294, section 4.2.2; facebookresearch/dino 7c446df, ev
         other way to pixels: facebookresearch/dinov3 6876159, notebooks/segmentation_tracking.ipynb, cells 19, 25, 29, 31.
 How:    tiles of some 13 x 13 patches are compared with the window around the tile only, so no matrix of all patches by
         all patches is ever held: 24 MB of work at patch 8 of a 480p frame instead of several copies of 1.2 GB.
-Ties:   patches exactly as similar as the last one taken are taken too, as in the released code. Equal labels of a pixel
-        go to the lowest id.
+Ties:   patches exactly as similar as the last one taken are taken too, as in the released code. What is equal, `similarity`
+        says: patches that a float32 product may confuse are settled exactly. Equal labels of a pixel go to the lowest id.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evalkit.errors import ProtocolError, UsageError
+from evalkit.metrics.similarity import above, near, normalise, of_pairs, tolerance
 
 SIDE = 13
 """Patches along a tile where memory is a processor's cache: at radius 12, smaller tiles copy more, larger ones compare more."""
 
 WORK = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Similarities held at once: 17 MB on a CPU, 270 MB on a GPU."""
+
+SPARE = 3
+"""Patches found beyond those taken, so that hardly one must be compared exactly with its whole window."""
 
 LARGEST_ID = 254
 """Objects that a label map of bytes can tell apart; 255 is "void" in DAVIS."""
@@ -90,7 +94,7 @@ class Tracker:
         kind = torch.float16 if rules.labels == "float16" else torch.float32
         self._features = features.new_zeros((1 + rules.context, height, width, dim), dtype=torch.float32)
         self._labels = features.new_zeros((1 + rules.context, height, width, labels), dtype=kind)
-        self._features[0] = F.normalize(features.float(), dim=-1)
+        self._features[0] = _unit(features)
         self._labels[0] = self.soft.permute(1, 2, 0)
 
     def step(self, features: Tensor) -> Tensor:
@@ -101,7 +105,7 @@ class Tracker:
                 f"a frame has features {tuple(features.shape)}, the first one {tuple(self._features.shape[1:])}; all "
                 "frames of a clip have one size"
             )
-        current = F.normalize(features.float(), dim=-1)
+        current = _unit(features)
         soft = self._asked(current)
         if self.rules.context:
             slot = 1 + self.taken % self.rules.context  # the oldest gives way; the order of contexts changes nothing
@@ -120,7 +124,9 @@ class Tracker:
             similar = queries @ keys.T
             if tile.outside is not None:
                 similar.view(len(queries), contexts, -1).masked_fill_(tile.outside[:, None], -torch.inf)
-            found[tile.inside] = _answers(similar, labels, self.rules).view(*current[tile.inside].shape[:2], -1)
+            found[tile.inside] = _answers(similar, queries, keys, labels, self.rules).view(
+                *current[tile.inside].shape[:2], -1
+            )
         return found
 
 
@@ -209,20 +215,33 @@ def _tile(inside: tuple[slice, slice], size: tuple[int, int], rules: Rules, devi
     return _Tile(inside, (window[0], window[1]), flat.to(device) if bool(flat.any()) else None)
 
 
-def _answers(similar: Tensor, labels: Tensor, rules: Rules) -> Tensor:
-    """(Q, C) float32: labels (N, C) of the most similar, weighted. similar: (Q, N), -inf where nobody is asked."""
+def _unit(features: Tensor) -> Tensor:
+    """(h, w, D) rows of length 1."""
+    return normalise(features.flatten(0, 1), "patch tokens").view(features.shape)
+
+
+def _answers(similar: Tensor, queries: Tensor, keys: Tensor, labels: Tensor, rules: Rules) -> Tensor:
+    """(Q, C) float32: labels (N, C) of the most similar, weighted. similar: (Q, N) products of queries (Q, D) and keys
+    (N, D), -inf where nobody is asked."""
     wanted = min(rules.neighbours, similar.shape[1])
-    top = similar.topk(min(wanted + 1, similar.shape[1]))
-    taken = top.values[:, :wanted]
-    weights = (taken / rules.temperature).softmax(dim=1)
-    answers = (weights[..., None] * labels[top.indices[:, :wanted]]).sum(dim=1)
-    last, next_ = top.values[:, wanted - 1], top.values[:, -1]
-    tied = ((next_ == last) & last.isfinite()).nonzero()[:, 0] if top.values.shape[1] > wanted else last[:0].long()
-    if len(tied):
-        rows = similar[tied]
-        rows.masked_fill_(rows < last[tied, None], -torch.inf)
-        answers[tied] = (rows / rules.temperature).softmax(dim=1) @ labels
+    values, index = similar.topk(min(wanted + SPARE, similar.shape[1]))
+    slack = 2 * tolerance(queries.shape[1])
+    bound = values[:, wanted - 1 : wanted] - slack
+    open_ = (values[:, -1:] >= bound).any(dim=1).nonzero()[:, 0] if values.shape[1] < similar.shape[1] else index[:0, 0]
+    which, place = near(values, bound, slack)
+    values[which, place] = of_pairs(queries, lambda rows: keys.index_select(0, rows), which, index[which, place])
+    answers = (_weights(values, wanted, rules)[..., None] * labels[index]).sum(dim=1).float()
+    if len(open_):
+        rows = above(queries[open_], keys, similar[open_], bound[open_])
+        answers[open_] = (_weights(rows, wanted, rules) @ labels.double()).float()
     return answers
+
+
+def _weights(values: Tensor, wanted: int, rules: Rules) -> Tensor:
+    """(Q, K) float64, so that no order of equals shows: of the `wanted` largest of each row and what equals the last of
+    them; 0 for the others."""
+    last = values.topk(wanted).values[:, -1:]
+    return (values.masked_fill(values < last, -torch.inf).double() / rules.temperature).softmax(dim=1)
 
 
 def _check_first(features: Tensor, mask: Any) -> None:

@@ -4,12 +4,11 @@ What:   AP of a query = the mean, over its relevant items, of the precision amon
         one. It is the area that scikit-learn's `average_precision_score` sums, which the released retrieval code calls
         once per query (JiePKU/understand-ssl-part-aware ffea818, pr_patch_retrieval.py:352-364).
 Ties:   items of equal similarity enter together, so no order of the gallery can change a number, and features that are
-        all alike score the share of relevant items. Scores may have any sign. (Two copies of a row are equal wherever
-        the matrix product rounds them alike; it does not promise that for every position.)
+        all alike score the share of relevant items. Scores may have any sign. What is equal, `similarity` says.
 How:    the gallery is sorted by class, so that the relevant items of a block of queries are one slice of columns. That
         slice and the rest are sorted by value alone; the precision at an item is two binary searches. Nothing is
         sorted by index, which is what a ranking otherwise costs.
-Cost:   60,000 queries over 60,000 rows of 384: the matrix product and about as much again (bench/retrieval.py).
+Cost:   60,000 queries over 60,000 rows of 384: a float64 matrix product and about as much again (bench/retrieval.py).
         Revisited landmarks have their own area, `trapezoid`, with items removed from the ranking.
 """
 
@@ -23,10 +22,10 @@ import torch
 from torch import Tensor
 
 from evalkit.errors import FeatureError, ProtocolError
-from evalkit.metrics.neighbours import normalise
+from evalkit.metrics.similarity import normalise
 
-BUDGET = 1 << 24
-"""Similarities held at once (64 MB)."""
+BUDGET = 1 << 23
+"""Similarities held at once (32 MB, and 64 MB while they are exact)."""
 
 
 def average_precision(scores: Tensor, relevant: Tensor) -> Tensor:
@@ -60,8 +59,8 @@ class Block(NamedTuple):
 class LeaveOneOut:
     """Every row of a labelled gallery asks for all others; the same class is relevant. Iterate over it.
 
-    rows: (N, D) float32 of length 1, sorted by class. order: (N,) int64, where each came from. blocks: in that order.
-    itself: the query is ranked too, as its own first hit (the released code does that); False leaves it out.
+    rows: (N, D) float64, as `similarity.normalise` gives them, sorted by class. order: (N,) int64, where each came from.
+    blocks: in that order. itself: the query is ranked too, as its own first hit (the released code does that); False leaves it out.
     """
 
     rows: Tensor
@@ -72,7 +71,7 @@ class LeaveOneOut:
     @classmethod
     def of(cls, rows: Tensor, labels: Tensor, *, itself: bool = False, block: int | None = None) -> LeaveOneOut:
         """Sort a gallery. rows: (N, D), any float dtype and norm (a zero row has cosine 0 to all). labels: (N,) int64
-        from 0, gaps allowed. block: queries at once, by default so many that a block has 2^24 similarities.
+        from 0, gaps allowed. block: queries at once, by default so many that a block has 2^23 similarities.
 
         Raises ProtocolError for no rows, labels that do not fit, negative labels or a block below 1; FeatureError for
         rows that are not finite.
@@ -85,7 +84,7 @@ class LeaveOneOut:
             last = first + count
             blocks += [Block(first, last, start, min(start + size, last)) for start in range(first, last, size)]
             first = last
-        return cls(normalise(rows[order], "gallery"), order, tuple(blocks), itself)
+        return cls(normalise(rows[order], "gallery").double(), order, tuple(blocks), itself)
 
     def __len__(self) -> int:
         """Number of blocks."""
@@ -95,13 +94,15 @@ class LeaveOneOut:
         """(B,) int64 queries, as numbered when they were given, and (B,) float64 their AP; NaN without a relevant
         item."""
         widest = max((block.stop - block.start for block in self.blocks), default=0)
-        buffer = self.rows.new_empty(widest, len(self.rows))
+        exact = self.rows.new_empty(widest, len(self.rows))
+        rounded = torch.empty_like(exact, dtype=torch.float32)
         for block in self.blocks:
-            yield self.order[block.start : block.stop], self._block(block, buffer)
+            queries = slice(block.stop - block.start)
+            torch.mm(self.rows[block.start : block.stop], self.rows.T, out=exact[queries])
+            yield self.order[block.start : block.stop], self._block(block, rounded[queries].copy_(exact[queries]))
 
-    def _block(self, block: Block, buffer: Tensor) -> Tensor:
-        queries = self.rows[block.start : block.stop]
-        rest = torch.mm(queries, self.rows.T, out=buffer[: len(queries)])
+    def _block(self, block: Block, rest: Tensor) -> Tensor:
+        """(B,) AP from similarities to all rows (B, N), which are used up."""
         own = rest[:, block.first : block.last].clone()
         rest[:, block.first : block.last] = -torch.inf
         if not self.itself:

@@ -17,7 +17,7 @@ from evalkit.metrics.ranking import leave_one_out
 
 
 def average_precision(features: Tensor, labels: Tensor, *, exclude_self: bool = True) -> Tensor:
-    """AP of every row as a query, exactly, in blocks that hold 2^24 similarities (64 MB) at once.
+    """AP of every row as a query, exactly, in blocks that hold 2^23 similarities (96 MB) at once.
 
     features: (N, D), any float dtype, norm and device; a zero row has cosine 0 to all. labels: (N,) int64 from 0, gaps
     allowed, on the same device. exclude_self: leave the query out of its own ranking; False counts it as a hit, as the

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -130,7 +130,14 @@ def scores(clips: Sequence[ClipScore], *, seed: int = 0) -> list[Score]:
         columns[letter] = [row.mean for row in rows]
         columns[f"{letter}-recall"] = [row.recall for row in rows]
         columns[f"{letter}-decay"] = [row.decay for row in rows]
-    return [bootstrap.score(name, outcomes, videos, seed=seed) for name, outcomes in columns.items()]
+    return [_score(name, outcomes, videos, seed) for name, outcomes in columns.items()]
+
+
+def _score(name: str, outcomes: list[float], videos: list[int], seed: int) -> Score:
+    if not name.endswith("decay"):
+        return bootstrap.score(name, outcomes, videos, seed=seed)
+    # a decay is a difference of fractions: 0 is no bound of it
+    return replace(bootstrap.score(name, outcomes, videos, unit="difference", seed=seed), unit="fraction")
 
 
 def radius(shape: tuple[int, ...], bound: float = BOUND) -> int:

@@ -97,6 +97,11 @@ def of_tokens(tokens: Sequence[Tokens], poolings: Iterable[str]) -> Mapping[str,
     return found
 
 
+def of_inputs(tokens: Sequence[Tokens], inputs: Mapping[str, tuple[Pooling, int]]) -> Mapping[str, Tensor]:
+    """(B, D') float32 per input, as `inputs_of` names them. tokens: of the last blocks, ascending. Raises as `of_tokens`."""
+    return {name: of_tokens(tokens[-depth:], [pooling])[pooling] for name, (pooling, depth) in inputs.items()}
+
+
 def _class_token(tokens: Tokens) -> Tensor:
     if tokens.cls is None:
         raise FeatureError("the pooling needs a class token, and this encoder has none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -10,6 +11,10 @@ from torch import Tensor
 
 from evalkit.probing.heads import Heads
 from evalkit.types import Checkpoint
+
+SAVED_EVERY = 10.0
+"""Seconds between two saved states: heads on stored features take an epoch in less time than it takes to save them. Where a
+run goes on changes nothing in its result."""
 
 
 class Watch(Protocol):
@@ -20,12 +25,13 @@ class Watch(Protocol):
     def restore(self, state: Mapping[str, Tensor]) -> None: ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class Between:
-    """checkpoint: where the state is saved after each epoch, None for nowhere. watch: whom to show the heads, by name."""
+    """checkpoint: where the state is saved between epochs, None for nowhere. watch: whom to show the heads, by name."""
 
     checkpoint: Checkpoint | None = None
     watch: Mapping[str, Watch] = field(default_factory=dict)
+    _saved: float = field(default_factory=time.monotonic, repr=False)
 
     def resume(self, stacks: Mapping[str, Heads]) -> int:
         """Epochs that are done, their result taken over into the stacks. Raises UsageError for the state of others."""
@@ -38,14 +44,15 @@ class Between:
             watch.restore(state["watch"][key])
         return int(state["epochs"])
 
-    def after(self, done: int, stacks: Mapping[str, Heads]) -> None:
-        """An epoch has ended, `done` are done."""
+    def after(self, done: int, stacks: Mapping[str, Heads], *, last: bool) -> None:
+        """An epoch has ended, `done` are done. It is saved where it was the last, or the last state is `SAVED_EVERY` old."""
         for watch in self.watch.values():
             watch.look()
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and (last or time.monotonic() - self._saved >= SAVED_EVERY):
             seen = {key: watch.state() for key, watch in self.watch.items()}
             trained = {key: heads.state() for key, heads in stacks.items()}
             self.checkpoint.save({"epochs": done, "stacks": trained, "watch": seen})
+            self._saved = time.monotonic()
 
 
 @dataclass(frozen=True)

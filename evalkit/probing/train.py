@@ -4,9 +4,9 @@ What:   both step every stack of heads with the same batches, in the published o
         last batch smaller (or left out), its gradient the mean over its own images. `measure` counts what the heads get
         right.
 How:    a stack is named by a key; for each batch it is given the features that its key asks for. The stream's form
-        encodes each image once for all stacks, without gradients, in pieces that fit the memory, and steps when a whole
-        batch of features is there. State is saved after each epoch, so that a run that was killed goes on with the same
-        result.
+        encodes each image once for all courses, without gradients, in pieces that fit the memory; a course leaves out the
+        images that it holds out and steps when a whole batch of the others is there. State is saved between epochs, so
+        that a run that was killed goes on with the same result.
 """
 
 from __future__ import annotations
@@ -91,58 +91,67 @@ def fit(
 
     features: (N, D) per key of stacks, all rows in one order, on the device of the heads. labels: (N,) int64 there.
     order: (N,) permutation for an epoch. track: shows the epochs go by. between: takes up a saved state and saves
-    after each epoch. Raises ProtocolError for N = 0.
+    between epochs. Raises ProtocolError for N = 0.
     """
     if len(labels) == 0:
         raise ProtocolError("there is no image to train on")
-    between = between or Between()
-    for epoch in track(range(between.resume(stacks), plan.passes(len(labels)))):
+    between, passes = between or Between(), plan.passes(len(labels))
+    for epoch in track(range(between.resume(stacks), passes)):
         shuffled = order(epoch).to(labels.device)
         for step in range(plan.left(epoch, len(labels))):
             rows = shuffled[step * plan.batch : (step + 1) * plan.batch]
             factor = plan.factor(epoch, step, len(labels))
             for key, heads in stacks.items():
                 heads.step(features[key][rows], labels[rows], factor)
-        between.after(epoch + 1, stacks)
+        between.after(epoch + 1, stacks, last=epoch + 1 == passes)
+
+
+@dataclass(frozen=True)
+class Course:
+    """Stacks of heads that are trained on the same images of a stream, as if they were alone with it.
+
+    stacks: by the key of the features that they read. plan: of its batches and rates. images: per epoch, as the schedule
+    counts them. held: (N,) bool on the CPU, by position in the data set: the images left out; None for none.
+    """
+
+    stacks: Mapping[str, Heads]
+    plan: Plan
+    images: int
+    held: Tensor | None = None
+
+    @property
+    def passes(self) -> int:
+        """Over the stream."""
+        return self.plan.passes(self.images)
 
 
 def fit_stream(
-    stacks: Mapping[str, Heads],
+    courses: Mapping[str, Course],
     batches: Callable[[int], Iterable[Batch]],
     encode: Callable[[Tensor], Mapping[str, Tensor]],
     *,
-    plan: Plan,
-    images: int,
     checkpoint: Checkpoint,
     watch: Mapping[str, Watch] | None = None,
 ) -> None:
-    """Train the stacks in place on augmented images, each encoded once for all of them.
+    """Train the stacks of all courses in place on augmented images, each encoded once for all of them.
 
     batches: the stream from a first epoch on; its batches may have any size, also none, and are put together to those
-    of the plan. encode: images to (B, D) features per key of stacks. images: per epoch, as the schedule counts them. State
-    is saved after each epoch and taken up where there is one; whoever owns the checkpoint clears it.
-    Raises ProtocolError where the stream ends before the last epoch.
+    of each plan. encode: images to (B, D) features per key of stacks. State is saved between epochs and taken up where
+    there is one; whoever owns the checkpoint clears it. Raises ProtocolError where the stream ends before the last epoch.
     """
     between = Between(checkpoint, watch or {})
-    done, passes = between.resume(stacks), plan.passes(images)
-    waiting, step = _Waiting(), 0
+    stacks = {f"{name}/{key}": heads for name, course in courses.items() for key, heads in course.stacks.items()}
+    done, passes = between.resume(stacks), max(course.passes for course in courses.values())
+    going = [_Going(course) for course in courses.values()]
     for batch in batches(done) if done < passes else ():
-        if len(batch.labels):
-            with torch.no_grad():
-                waiting.add(encode(batch.images), batch.labels)
-        # where images are broken, no batch of an epoch may be whole; then the rest is one
-        rest = batch.last_of_epoch and (not plan.drop_last or (step == 0 and len(waiting) < plan.batch))
-        for features, labels in waiting.take(plan.batch, rest):
-            if step == plan.left(batch.epoch, images):
-                break
-            factor = plan.factor(batch.epoch, step, images)
-            for key, heads in stacks.items():
-                heads.step(features[key], labels, factor)
-            step += 1
-        over = batch.epoch == passes - 1 and step == plan.left(batch.epoch, images)
+        with torch.no_grad():
+            features = encode(batch.images) if len(batch.labels) else {}
+        for one in going:
+            one.take(batch, features)
+        over = all(one.over(batch.epoch) for one in going)
         if batch.last_of_epoch or over:
-            done, step, waiting = batch.epoch + 1, 0, _Waiting()
-            between.after(done, stacks)
+            done, going = batch.epoch + 1, [_Going(course) for course in courses.values()]
+            between.after(done, stacks, last=done == passes)
         if over and not batch.last_of_epoch:
             break  # else the stream ends by itself, and tells which images it could not decode
     if done < passes:
@@ -166,6 +175,39 @@ def measure(heads: Heads, features: Tensor, labels: Tensor) -> Measured:
         loss += each.double().sum(dim=0).cpu()
     mean = torch.where(alive.cpu(), loss / len(labels), torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf)
     return Measured(torch.cat(correct, dim=1).cpu(), mean, alive.cpu())
+
+
+class _Going:
+    """A course within an epoch."""
+
+    def __init__(self, course: Course) -> None:
+        self.course, self.waiting, self.step = course, _Waiting(), 0
+
+    def take(self, batch: Batch, features: Mapping[str, Tensor]) -> None:
+        """Some images of the stream have come, with their features by key: step as often as there is a whole batch."""
+        plan, images = self.course.plan, self.course.images
+        if features and not self.over(batch.epoch):
+            self.waiting.add(*self._kept(batch, features))
+        # where images are broken, no batch of an epoch may be whole; then the rest is one
+        rest = batch.last_of_epoch and (not plan.drop_last or (self.step == 0 and len(self.waiting) < plan.batch))
+        for rows, labels in self.waiting.take(plan.batch, rest):
+            if self.over(batch.epoch) or self.step == plan.left(batch.epoch, images):
+                break
+            factor = plan.factor(batch.epoch, self.step, images)
+            for key, heads in self.course.stacks.items():
+                heads.step(rows[key], labels, factor)
+            self.step += 1
+
+    def over(self, epoch: int) -> bool:
+        """Whether all steps of all epochs are done."""
+        last = self.course.passes - 1
+        return epoch > last or (epoch == last and self.step == self.course.plan.left(epoch, self.course.images))
+
+    def _kept(self, batch: Batch, features: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Tensor]:
+        if self.course.held is None:
+            return features, batch.labels
+        here = (~self.course.held[batch.positions]).to(batch.labels.device)
+        return {key: rows[here] for key, rows in features.items()}, batch.labels[here]
 
 
 class _Waiting:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from evalkit import catalog
+from evalkit.errors import CatalogError, RecordError
 from evalkit.records import Record
 
 
@@ -69,6 +72,51 @@ def short(encoders: Iterable[str]) -> dict[str, str]:
     names = {name: name.rsplit(" (", 1)[0] for name in encoders}
     often = Counter(names.values())
     return {long: name if often[name] == 1 else long for long, name in names.items()}
+
+
+def is_control(encoder: Mapping[str, Any]) -> bool:
+    """Whether an encoder, as a record describes it, is there to be beaten: untrained, or a control of the zoo."""
+    try:
+        name = encoder["id"]
+        return encoder.get("network") == "untrained" or (name in catalog.manifests() and catalog.manifest(name).control)
+    except CatalogError:
+        return False
+
+
+def named(found: Sequence[Record], text: str) -> str:
+    """The network (`who`) that a person means among the records: by id, by `who` itself, by the file that was measured, or
+    `random:` before one of these for its untrained twin.
+
+    Raises RecordError where there is none, or several: then each with what tells it apart.
+    """
+    known = {who(record): record for record in found}
+    if text in known:
+        return text
+    if text.startswith(catalog.TWIN):
+        twin = known[named(found, text.removeprefix(catalog.TWIN))].encoder.get("twin", "")
+        return named(found, twin or text.removesuffix(":"))
+    ids = [name for name, record in known.items() if record.encoder["id"] == text]
+    meant = ids or [name for name, record in known.items() if _is_file(record, text)]
+    if not meant:
+        there = ", ".join(sorted(short(known).values())) or "none"
+        raise RecordError(f"there is no record of {text}; there are records of: {there}")
+    if len(meant) > 1:
+        told = "".join(f"\n  {name!r}: {_network(known[name])}" for name in sorted(meant))
+        raise RecordError(f"{text} is the name of {len(meant)} networks; say which, with its digits:{told}")
+    return meant[0]
+
+
+def _is_file(record: Record, text: str) -> bool:
+    given = record.arguments.get("given", {}).get("checkpoint")
+    file = record.encoder.get("audit", {}).get("file")
+    return given == text or bool(file and Path(file) == Path(text).absolute())
+
+
+def _network(record: Record) -> str:
+    encoder = record.encoder
+    parts = [encoder.get(key) for key in ("family", "arch", "network")]
+    file = encoder.get("audit", {}).get("file") or record.arguments.get("given", {}).get("checkpoint") or ""
+    return f"{' '.join(filter(None, parts))}, sha256 {encoder.get('digest', '')[:8] or 'none'}, {file}".rstrip(", ")
 
 
 def _what(group: Mapping[str, Record]) -> str:

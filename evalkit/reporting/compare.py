@@ -11,11 +11,15 @@ from evalkit import records
 from evalkit.errors import RecordError
 from evalkit.metrics import bootstrap
 from evalkit.records import Record
+from evalkit.reporting.comparable import named, who
 
 
 @dataclass(frozen=True)
 class Difference:
-    """one minus other, in the score's unit, with its 95 % interval; p of no difference (two-sided, bootstrap)."""
+    """one minus other, in the score's unit, with its 95 % interval; p of no difference (two-sided, bootstrap).
+
+    n: units of the score. groups: how many were resampled, those of one image or video together.
+    """
 
     recipe: str
     score: str
@@ -23,14 +27,22 @@ class Difference:
     other: float
     difference: bootstrap.Paired
     n: int
+    groups: int
+
+    @property
+    def units(self) -> str:
+        """`6 units in 2 groups`: what was resampled, for messages."""
+        return f"{self.n} units" if self.groups == self.n else f"{self.n} units in {self.groups} groups"
 
 
 def differences(one: str, other: str, out: Path, *, recipe: str = "*", score: str = "") -> list[Difference]:
     """One `Difference` for each recipe that both encoders have comparable records of, the newest of each.
 
-    Raises RecordError where there is none, or where the outcomes do not belong to the same units.
+    one, other: see `comparable.named`. recipe: its id, "*" for all. Raises RecordError where there is none, where a name is
+    that of several networks, or where the outcomes do not belong to the same units.
     """
-    mine, theirs = (records.find(out, encoder=e, recipe=recipe) for e in (one, other))
+    found = [r for r in records.find(out) if recipe in ("*", r.recipe["id"])]
+    mine, theirs = ([r for r in found if who(r) == name] for name in (named(found, one), named(found, other)))
     latest = {(r.recipe["id"], r.comparable): r for r in theirs if r.status == "done"}
     pairs = {
         (r.recipe["id"], r.comparable): (r, latest[r.recipe["id"], r.comparable])
@@ -60,7 +72,8 @@ def difference(one: Record, other: Record, out: Path, score: str = "") -> Differ
             f"({len(a)} and {len(b)}), perhaps because broken images were skipped for one of them"
         )
     paired = bootstrap.paired(a, b, groups, seed=0)
-    return Difference(one.recipe["id"], name, bootstrap.statistic(a), bootstrap.statistic(b), paired, len(a))
+    return Difference(one.recipe["id"], name, bootstrap.statistic(a), bootstrap.statistic(b), paired, len(a),
+                      len(a) if groups is None else len(np.unique(groups)))  # fmt: skip
 
 
 def _of_resamples(one: Record, other: Record, out: Path, name: str) -> Difference | None:
@@ -76,4 +89,5 @@ def _of_resamples(one: Record, other: Record, out: Path, name: str) -> Differenc
         )
     mine, theirs = (next(s for s in record.scores if s["name"] == name) for record in (one, other))
     paired = bootstrap.paired_resamples(mine["value"] - theirs["value"], a, b)
-    return Difference(one.recipe["id"], name, mine["value"], theirs["value"], paired, min(mine["n"], theirs["n"]))
+    n = min(mine["n"], theirs["n"])
+    return Difference(one.recipe["id"], name, mine["value"], theirs["value"], paired, n, n)

@@ -2,8 +2,8 @@
 
 Printed values come from reports/published/papers.csv alone, found by the selectors of a `PaperTable`. The encoder of a cell
 is the one in the zoo whose `published_as` selects the printed row, the recipe is the column's first `Measure` that fits
-and has a record. A difference is shown where the recipe is the printed protocol, the encoder the printed network, and all
-the data were measured.
+and has a record. A difference is shown where the recipe is the printed protocol, the encoder the printed network, and the
+data are those that were published (`datasets.published`), all of them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import catalog, records
+from evalkit.datasets import published
+from evalkit.errors import CatalogError
 from evalkit.records import Record
-from evalkit.reporting import comparable
+from evalkit.reporting import choices, comparable, intervals
 from evalkit.reporting.names import name
 from evalkit.reporting.printed import Printed, doubtful, fitting, label, printed, score_of
 from evalkit.reporting.printed import network as network_of
@@ -31,6 +33,7 @@ NO_RECORD, NO_ENCODER, NO_RECIPE, BLANK = "—", "×", "·", ""
 class PaperCell:
     """printed: None where the paper has nothing. value, half, difference: in the printed unit, NaN where there is none.
 
+    spread: the interval as it is printed after the value; interval: how it was found.
     doubt, remarks: numbers of footnotes on the printed and on the measured value. text: instead of a measured value.
     """
 
@@ -41,6 +44,8 @@ class PaperCell:
     score: str = ""
     value: float = math.nan
     half: float = math.nan
+    spread: str = ""
+    interval: str = "bootstrap"
     n: int = 0
     difference: float = math.nan
     remarks: tuple[int, ...] = ()
@@ -89,6 +94,7 @@ def build(table: PaperTable, out: Path, *, limit: int | None = None) -> PaperShe
         first = next(cell.printed for cell in cells if cell.printed is not None)
         section = name(label(first, row, table.section)) if table.section else ""
         lines.append(PaperLine(section, tuple(name(label(first, row, stub)) for stub in table.stubs), cells))
+    lines += [_control(table, encoder, found) for encoder in found.controls()]
     known = set(catalog.recipes())
     pending = tuple(not any(m.recipe in known for m in c.measures) for c in table.columns)
     columns = tuple((c.title, _unit(lines, i)) for i, c in enumerate(table.columns))
@@ -117,7 +123,7 @@ class _Found:
         if recipe not in self._records:
             held = records.find(self.out, recipe=recipe)
             digest = catalog.recipe(recipe).digest
-            kept = [r for r in held if r.recipe.get("digest") == digest and _is_of_the_zoo(r)]
+            kept = [r for r in held if r.recipe.get("digest") == digest and (_is_of_the_zoo(r) or _is_untrained(r))]
             if left := {r.encoder["id"] for r in held} - {r.encoder["id"] for r in kept}:
                 self.notes.append(
                     f"{recipe}: left out, another version of the recipe or no network of the zoo: {', '.join(sorted(left))}"
@@ -127,6 +133,17 @@ class _Found:
             newest = sorted(best.values(), key=lambda r: r.created)
             self._records[recipe] = {r.encoder["id"]: r for r in newest}
         return self._records[recipe].get(encoder)
+
+    def controls(self) -> list[str]:
+        """Ids of the controls that the recipes asked for so far have records of."""
+        held = {i: r for records_of in self._records.values() for i, r in records_of.items()}
+        return sorted(
+            (i for i, r in held.items() if comparable.is_control(r.encoder)), key=lambda i: (i == "pixels", i)
+        )
+
+
+def _is_untrained(record: Record) -> bool:
+    return record.encoder.get("network") == "untrained"
 
 
 def _is_of_the_zoo(record: Record) -> bool:
@@ -160,6 +177,35 @@ def _cell(table: PaperTable, row: PaperRow, column: PaperColumn, found: _Found) 
     return dataclasses.replace(cell, recipe=existing[0].recipe, score=score_of(existing[0], value))
 
 
+def _control(table: PaperTable, encoder: str, found: _Found) -> PaperLine:
+    """What was measured here of a control, which the paper does not have, below its rows."""
+    cells = []
+    for column in table.columns:
+        printed_like = {"split_or_variant": ";".join(column.variant), "unit": "percent", "value": ""}
+        cell = PaperCell(None, encoder=encoder, text=BLANK)
+        for measure in column.measures:
+            if measure.recipe in catalog.recipes() and (record := found.record(measure.recipe, encoder)) is not None:
+                cell = _of_control(cell, measure, printed_like, record)
+                break
+        cells.append(cell)
+    return PaperLine("controls, measured here", (encoder, *[""] * (len(table.stubs) - 1)), tuple(cells))
+
+
+def _of_control(cell: PaperCell, measure: Measure, like: Printed, record: Record) -> PaperCell:
+    try:
+        wanted = score_of(measure, like) or str(record.recipe["headline"])
+    except CatalogError:  # a score that only a row's variant names
+        return cell
+    score = record.score(wanted)
+    if score is None:
+        return cell
+    scale = _scale(like, score)[0]
+    half = (score["high"] - score["low"]) / 2 * scale
+    return dataclasses.replace(
+        cell, recipe=measure.recipe, score=wanted, value=score["value"] * scale, half=half, n=int(score["n"])
+    )
+
+
 def _measured(cell: PaperCell, measure: Measure, network: PaperNetwork, *, record: Record, found: _Found) -> PaperCell:
     value = cell.printed or {}
     cell = dataclasses.replace(cell, recipe=measure.recipe, score=score_of(measure, value) or record.recipe["headline"])
@@ -176,15 +222,22 @@ def _measured(cell: PaperCell, measure: Measure, network: PaperNetwork, *, recor
         *([] if network.certain else [f"{network.encoder}: {network.why}"]),
         *([] if same else [f"{measure.recipe} is in the unit {score['unit']}, the paper's is {value['unit']}"]),
     ]
-    told = [_CHOSEN.format(measure.recipe, cell.score)] if score["note"] == "best-on-test" else []
-    ours, half = score["value"] * scale, (score["high"] - score["low"]) / 2 * scale
     whole = comparable.limit_of(record) is None
+    if whole and not against:  # a reason against a difference is enough
+        gaps = published.differences(catalog.recipe(measure.recipe).dataset, record.data)
+        against += [f"{measure.recipe}, {network.encoder}: other data than printed: {'; '.join(gaps)}"] if gaps else []
+    told = [_CHOSEN.format(measure.recipe, cell.score)] if score["note"] == "best-on-test" else []
+    if sentence := choices.at_edges(record).get(cell.score):
+        told.append(f"{measure.recipe} {cell.score} of {network.encoder}: {sentence}")
+    ours, how = score["value"] * scale, intervals.method(score)
+    half = math.nan if how == "none" else (score["high"] - score["low"]) / 2 * scale
     difference = math.nan if against or not whole else ours - float(value["value"])
     numbers = tuple(found.footnote(text) for text in (*against, *told))
     text = "NaN" if math.isnan(ours) else ""
     return dataclasses.replace(
-        cell, value=ours, half=half, n=int(score["n"]), difference=difference, remarks=numbers, text=text
-    )
+        cell, value=ours, half=half, n=int(score["n"]), difference=difference, remarks=numbers, text=text, interval=how,
+        spread=intervals.spread(score, scale=scale, digits=max(1, cell.digits)),
+    )  # fmt: skip
 
 
 _CHOSEN = "{} {}: test data chose it, as in the paper; the record's headline is chosen without them"
@@ -206,7 +259,8 @@ def _unit(lines: Sequence[PaperLine], column: int) -> str:
 def _notes(table: PaperTable, lines: Sequence[PaperLine]) -> Iterator[str]:
     held = [cell for line in lines for cell in line.cells]
     texts = {cell.text for cell in held}
-    yield "printed / measured here ± half of the 95 % interval (difference, where network and protocol are the printed ones)"
+    yield "printed / measured here ± half of the 95 % interval (difference, where network, protocol and data are the printed ones)"
+    yield from intervals.notes(cell.interval for cell in held if not math.isnan(cell.value))
     for recipe, encoders in _unmeasured(held).items():
         yield f"{NO_RECORD} no record here: evalkit eval {' '.join(encoders)} --recipe {recipe}"
     if NO_ENCODER in texts:

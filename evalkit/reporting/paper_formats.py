@@ -15,8 +15,8 @@ from evalkit.reporting.printed import Printed, doubtful
 
 def text(cell: PaperCell) -> str:
     """`75.6[1] / 75.4 ± 0.4 (-0.2)`: with as many decimals as printed, footnotes in brackets; "" where nothing is printed."""
-    if cell.printed is None:
-        return ""
+    if cell.printed is None:  # blank in the paper, or a control
+        return ours(cell)
     return f"{cell.printed['value']}{_marks([cell.doubt])} / {ours(cell)}"
 
 
@@ -25,9 +25,7 @@ def ours(cell: PaperCell) -> str:
     if math.isnan(cell.value):
         return cell.text + _marks(cell.remarks)
     digits = max(1, cell.digits)
-    said = f"{cell.value:.{digits}f}"
-    if not math.isnan(cell.half):
-        said += f" ± {cell.half:.{digits}f}"
+    said = f"{cell.value:.{digits}f}{cell.spread}"
     if not math.isnan(cell.difference):
         said += f" ({round(cell.difference, digits) + 0.0:+.{digits}f})"
     return said + _marks(cell.remarks)
@@ -71,14 +69,14 @@ FIELDS = ("published", "unit", "doubtful", "note", "encoder", "recipe", "score",
 
 
 def comma_separated(sheet: PaperSheet) -> str:
-    """One row per printed value, numbers unrounded, its note beside it."""
+    """One row per printed value or measured control, numbers unrounded, its note beside it."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["section", *sheet.stubs, "column", *FIELDS])
     for line in sheet.lines:
         for (title, _), cell in zip(sheet.columns, line.cells, strict=True):
-            if cell.printed is not None:
-                fields = _fields(cell, cell.printed, sheet.footnotes)
+            if cell.printed is not None or not math.isnan(cell.value):
+                fields = _fields(cell, cell.printed or {}, sheet.footnotes)
                 writer.writerow([line.section, *line.labels, title, *fields])
     return out.getvalue()
 
@@ -89,7 +87,9 @@ _WORDS = {NO_RECORD: "no record", NO_ENCODER: "not in the zoo", NO_RECIPE: "no r
 def _fields(cell: PaperCell, printed: Printed, footnotes: Sequence[str]) -> list[str | float | int]:
     value, half, difference = ("" if math.isnan(x) else x for x in (cell.value, cell.half, cell.difference))
     remark = "; ".join([*filter(None, [_WORDS.get(cell.text, cell.text)]), *(footnotes[i - 1] for i in cell.remarks)])
-    said = [printed["value"], printed["unit"], "yes" if doubtful(printed) else "", printed["note"]]
+    said = ["", "", "", ""]
+    if printed:
+        said = [printed["value"], printed["unit"], "yes" if doubtful(printed) else "", printed["note"]]
     return [*said, cell.encoder, cell.recipe, cell.score, value, half, cell.n or "", difference, remark]
 
 

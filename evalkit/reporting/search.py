@@ -21,7 +21,7 @@ from evalkit.datasets.files import Tree
 from evalkit.datasets.listing import Listing, Photos
 from evalkit.errors import NoProjection, ProtocolError, UsageError
 from evalkit.features import view as views
-from evalkit.metrics.neighbours import normalise
+from evalkit.metrics.similarity import cosines, normalise
 from evalkit.probing.projection import of_class_tokens
 from evalkit.types import Encoder, Part, Sample, View
 
@@ -51,7 +51,7 @@ def ranked(rows: Tensor, query: int, *, top: int, left_out: Tensor | None = None
     if top < 1:
         raise UsageError(f"{top} neighbours were asked for; at least 1")
     unit = normalise(rows, "gallery")
-    similarity = unit @ unit[query]
+    similarity = cosines(unit[query : query + 1], unit)[0]
     gone = torch.zeros(len(rows), dtype=torch.bool) if left_out is None else left_out.clone()
     gone[query] = True
     order = torch.argsort(torch.where(gone, -torch.inf, similarity), descending=True, stable=True)

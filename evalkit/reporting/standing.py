@@ -1,6 +1,7 @@
 """Who is best among comparable records of one recipe, and who cannot be told apart from the best, or from a chosen one.
 
-"Tied" is a paired bootstrap (`reporting.compare`) on the same test images whose 95 % interval of the difference holds 0.
+"Tied" is a paired bootstrap (`reporting.compare`) on the same test images that does not tell them apart (`Paired.apart`):
+the 95 % interval of the difference holds 0.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Literal
 from safetensors import SafetensorError
 
 from evalkit.errors import EvalkitError
+from evalkit.metrics.intervals import FEWEST
 from evalkit.records import Record
 from evalkit.reporting import compare
 
@@ -43,15 +45,16 @@ def of(chosen: Mapping[str, Record], out: Path, *, score: str = "", best: str = 
             for who, value in values.items()} | {who: Standing() for who in chosen if who not in values}  # fmt: skip
 
 
-def against(reference: str, chosen: Mapping[str, Record], out: Path, *, score: str = "") -> dict[str, Standing]:
-    """Each against the one that is named; "" for all where that one has no value."""
-    held = chosen.get(reference)
-    if held is None or math.isnan(_value(held, score)):
-        return dict.fromkeys(chosen, Standing())
-    return {
-        who: Standing() if who == reference or math.isnan(_value(record, score)) else _against(held, record, out, score)
-        for who, record in chosen.items()
-    }
+def against(
+    references: Mapping[str, str], chosen: Mapping[str, Record], out: Path, *, score: str = ""
+) -> dict[str, Standing]:
+    """Each against its own reference; "" where it has none, is its own, or one of the two has no value."""
+    judged = {}
+    for who, record in chosen.items():
+        held = chosen.get(references.get(who, ""))
+        known = held is not None and held is not record and not math.isnan(_value(held, score) + _value(record, score))
+        judged[who] = _against(held, record, out, score) if held is not None and known else Standing()
+    return judged
 
 
 def _value(record: Record, score: str) -> float:
@@ -61,10 +64,10 @@ def _value(record: Record, score: str) -> float:
 
 def _against(reference: Record, record: Record, out: Path, score: str) -> Standing:
     try:
-        paired = compare.difference(record, reference, out, score).difference
+        found = compare.difference(record, reference, out, score)
     except (EvalkitError, SafetensorError, ValueError) as error:
         return Standing("untested", why=str(error))
-    if math.isnan(paired.low):
-        return Standing("untested", why="too few test images to resample")
-    word: Word = "tied" if paired.low <= 0 <= paired.high else "apart"
-    return Standing(word, paired.difference, paired.p)
+    paired = found.difference
+    if paired.apart is None:
+        return Standing("untested", why=f"{found.units} to resample are too few, {FEWEST} are the fewest")
+    return Standing("apart" if paired.apart else "tied", paired.difference, paired.p)

@@ -6,6 +6,7 @@ Listing the names imports nothing: a runner is imported when it is asked for.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from evalkit.errors import CatalogError, UnknownName, UsageError
-from evalkit.validation import parse
+from evalkit.validation import LATER, parse
 
 
 def names() -> tuple[str, ...]:
@@ -40,6 +41,14 @@ def configure(name: str, mapping: Mapping[str, Any]) -> Any:
         return parse(module(name).Config, mapping, where)
     except UsageError as error:
         raise CatalogError(f"{where}: {error}") from None
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """Every parameter of a configuration by its name, as records and digests have them; a field that came `LATER` only where
+    it is not at its default, so that what was measured before stays comparable."""
+    late = {field.name: field.default for field in dataclasses.fields(config) if field.metadata == LATER}
+    whole = dataclasses.asdict(config)
+    return {name: value for name, value in whole.items() if name not in late or value != late[name]}
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -15,7 +15,7 @@ Ties:   equal logits go to the lowest class.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -26,6 +26,7 @@ from evalkit.metrics import bootstrap, classification
 from evalkit.probing.attention_head import AttentiveHead, Learner, factor, strided_batches
 from evalkit.probing.crops import LARGEST, crops
 from evalkit.types import Augmentation, Batch, Features, Interpolation, Job, Part, Score, Tokens
+from evalkit.validation import LATER
 
 PIECE = 256
 """Test images whose tokens are in memory at once."""
@@ -36,7 +37,8 @@ class Config:
     """How to train the head; the defaults are CAE's.
 
     mode: "online" or "cached", see the module. rate, rate_batch: 0.4 at batch 8192; the rate applied is
-    rate x batch / rate_batch, with the batch that is really used. batch_size: 1024 (CAE: 8192, which no single machine
+    rate x batch / rate_batch, with the batch that is really used, or with batch_size where `nominal`, as the released scripts
+    do when there are fewer images than a batch. batch_size: 1024 (CAE: 8192, which no single machine
     holds); fewer images make one batch. epochs 90, warmup_epochs 10, momentum 0.9, weight_decay 0. norm_batch: images
     over which batch norm takes its statistics in training; CAE's 256 per GPU, not synchronised; 0 is the whole batch.
     heads: of the attention; 0 takes the encoder's (12 for ViT-B), or where these do not divide the width, the largest
@@ -52,6 +54,7 @@ class Config:
     rate: float = 0.4
     rate_batch: int = 8192
     batch_size: int = 1024
+    nominal: bool = field(default=False, metadata=LATER)
     epochs: int = 90
     warmup_epochs: int = 10
     momentum: float = 0.9
@@ -106,8 +109,13 @@ class Plan:
         """The rate applied at a step of an epoch."""
         config = self.config
         done, total = epoch * self.steps + step, config.epochs * self.steps
-        share = factor(done, steps=total, warmup=config.warmup_epochs * self.steps)
-        return config.rate * self.batch / config.rate_batch * share
+        return self.peak * factor(done, steps=total, warmup=config.warmup_epochs * self.steps)
+
+    @property
+    def peak(self) -> float:
+        """The highest rate applied."""
+        config = self.config
+        return config.rate * (config.batch_size if config.nominal else self.batch) / config.rate_batch
 
 
 def run(job: Job) -> Iterator[Score]:
@@ -230,8 +238,7 @@ def _batches(job: Job, plan: Plan, first: int) -> Iterator[Batch]:
 def _learners(job: Job, plan: Plan, classes: int) -> dict[int, Learner]:
     config, spec = plan.config, job.encoder.spec
     heads = _heads(config.heads, spec.heads, spec.dim)
-    peak = config.rate * plan.batch / config.rate_batch
-    job.fact("training", {"heads": heads, "batch": plan.batch, "steps_per_epoch": plan.steps, "rate": peak})
+    job.fact("training", {"heads": heads, "batch": plan.batch, "steps_per_epoch": plan.steps, "rate": plan.peak})
     learners = {}
     for seed in config.seeds:
         rng = job.rng("attentive", "first", seed)

@@ -7,8 +7,8 @@ Source: MMC Table 8 (arXiv:2308.11448): 5-way 1-shot, T = 0.1 ... 0.9, the optim
         leaves open is taken from the usual procedure: 600 episodes of 15 queries per class (wyharveychen/CloserLookFewShot
         35c9f08, test.py); F1 per episode, mean over episodes; one T for all episodes.
 Rule:   the T of "f1" is the one with the best mean F1 over as many episodes of the training split, other images than those
-        scored; the T that the scored episodes would have chosen, which is what the paper prints, is "f1-best-T" (note
-        "best-on-test").
+        scored (`probing.selection`: a mean of F1 is smooth, so it is its own loss); the T that the scored episodes would
+        have chosen, which is what the paper prints, is "f1-best-T" (note "best-on-test").
 Expect: chance is 1 / W for top1. F1 has a floor of 2 / (W + 1), 1/3 for five ways: that of saying "same" of every pair.
         (MAE stands at 33.8, 34.7 and 33.5 in Table 8, which is why pairs are taken to be what the paper counts.)
 Ties:   equal cosines go to the image that was shown first; equal F1 to the lower T. Classes stand in an episode in the
@@ -21,14 +21,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from evalkit.errors import ProtocolError, UsageError
 from evalkit.metrics import bootstrap
-from evalkit.metrics.neighbours import normalise
+from evalkit.metrics.similarity import cosines, normalise
 from evalkit.probing import pooling as pool
+from evalkit.probing import selection
 from evalkit.types import Features, Job, Role, Score
 
 THRESHOLDS = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))
@@ -107,9 +107,10 @@ def similarities(features: Tensor, episodes: Episodes) -> Tensor:
 
     features: (N, D) any float dtype and norm; a zero row has cosine 0 to all. Raises FeatureError where not finite.
     """
-    unit = normalise(features)
+    unit = normalise(features).double()
     pairs = [
-        torch.einsum("wqd,vsd->wqvs", unit[a], unit[s]) for s, a in zip(episodes.shown, episodes.asked, strict=True)
+        cosines(unit[a.flatten()], unit[s.flatten()]).view(*a.shape, *s.shape)
+        for s, a in zip(episodes.shown, episodes.asked, strict=True)
     ]
     return torch.stack(pairs)
 
@@ -150,11 +151,13 @@ def run(job: Job) -> Iterator[Score]:
     """
     config: Config = job.config
     test, train = _cosines(job, "test"), _cosines(job, "train")
-    tuned = f1(train, config.thresholds).mean(dim=1)
-    scored = f1(test, config.thresholds)
-    chosen, best = _best(tuned), _best(scored.mean(dim=1))
+    tuned, scored = f1(train, config.thresholds), f1(test, config.thresholds)
+    found = {"f1": selection.choose(tuned), "f1-best-T": selection.choose(scored)}
+    chosen, best = (choice.index for choice in found.values())
+    job.fact("choices", {name: selection.fact("T", config.thresholds, config.thresholds[choice.index], choice)
+                         for name, choice in found.items()})  # fmt: skip
     facts = {"threshold": config.thresholds[chosen], "best_on_test": config.thresholds[best]}
-    job.fact("episodes", facts | {"train_f1": float(tuned[chosen])})
+    job.fact("episodes", facts | {"train_f1": found["f1"].score})
     yield _score(job, "top1", accuracy(test))
     yield _score(job, "f1", scored[chosen])
     for threshold, values in zip(config.thresholds, scored, strict=True):
@@ -171,11 +174,6 @@ def _cosines(job: Job, role: Role) -> Tensor:
     rows = pool.of_features(features, config.pooling).to(job.device)
     cosines = similarities(rows, episodes)
     return cosines.cpu()
-
-
-def _best(means: Tensor) -> int:
-    """Place of the largest mean, the first of equals."""
-    return int(np.argmax(means.numpy()))
 
 
 def _score(job: Job, name: str, outcomes: Tensor, note: str = "") -> Score:

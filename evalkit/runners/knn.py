@@ -4,18 +4,20 @@ What:   cosine similarity of L2-normalised features, one top-k at the largest k,
         votes of every k from prefixes of that one ranking.
 Source: weighted k-NN of Wu et al. (arXiv:1805.01978) as used by DINO (arXiv:2104.14294; facebookresearch/dino 7c446df,
         eval_knn.py: k = 10 20 100 200, T = 0.07, CLS after the final norm).
-Cost:   one matrix product (test x train) and about a third more; nothing of size (test x train) is ever held, and a bank of
+Cost:   one matrix product (test x train) and about half more; nothing of size (test x train) is ever held, and a bank of
         many rows is looked at in tiles. FAISS can search instead (`search`): exactly, or approximately with its recall.
-Ties:   similarities that are equal as float32 rank in the order of the bank's rows; equal votes go to the lowest class.
+Ties:   equal similarities (`metrics.similarity`) rank in the order of the bank's rows; votes are equal where they are as
+        float32, and go to the lowest class.
+Top-5:  of the classes that a neighbour voted for, be they fewer than five. The published script sorts all classes, those
+        without a vote in whatever order its sort leaves equal numbers; what that finds is luck and no neighbour.
 Expect: the published procedure's numbers for a bank of at least max(k) rows, without its crashes on few test images,
-        gaps in labels or more than 1,000 classes.
+        gaps in labels or more than 1,000 classes; top-5 as far as five classes have a vote.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -30,6 +32,12 @@ from evalkit.types import Features, Job, Part, Score
 
 TOP = 5
 """Classes that `predict` keeps per query: enough for top-1 and top-5."""
+
+NOBODY = -1
+"""In the place of a class that no neighbour voted for."""
+
+LEAST = torch.finfo(torch.float32).tiny
+"""A neighbour's vote at least: above 0 as float32, however far it is."""
 
 PROJECTED: tuple[Part, ...] = ("projection", "bottleneck")
 """Poolings that the pretraining head makes."""
@@ -79,8 +87,8 @@ def vote(
     labels: (N,) int64 from 0, gaps allowed. ks: each in [1, N]. temperature: above 0. classes: C, by default the
     largest label plus 1.
     Returns (len(ks), Q, C) float32: sums of exp((s - s_max) / temperature) with s_max the query's best similarity, so
-    that nothing overflows; 0 for a class without a neighbour. Equal float32 similarity at rank k: the earlier row of
-    the bank is taken. The whole result is held: for many queries use `predict`.
+    that nothing overflows; 0 for a class without a neighbour. Equal similarity at rank k: the earlier row of the bank
+    is taken. The whole result is held: for many queries use `predict`.
     Raises ProtocolError for an empty bank or no queries, a k larger than N, labels that do not fit; FeatureError for
     features that are not finite or differ in width; UsageError for ks or a temperature that cannot be.
     """
@@ -88,7 +96,7 @@ def vote(
     classes = _class_count(labels, len(bank), classes)
     depths = sorted(set(ks))
     pieces = [
-        torch.stack([votes.clone() for votes in _votes(values, labels[index], depths, temperature, classes)])
+        torch.stack(list(_votes(values, labels[index], depths, temperature, classes)))
         for values, index in nearest(queries, bank, k=depths[-1])
     ]
     return torch.cat(pieces, dim=1)[[depths.index(k) for k in ks]]
@@ -102,13 +110,13 @@ def predict(
     ks: Sequence[int],
     temperature: float,
     classes: int | None = None,
-    search: banks.Search = banks.tiled,
+    search: banks.Search = nearest,
 ) -> Tensor:
     """The best five classes for each k, in blocks of queries: neither (Q, N) nor (len(ks), Q, C) is ever held.
 
     Arguments and errors as `vote`; search: how neighbours are found, by default exactly.
-    Returns (len(ks), Q, min(5, C)) int64, best first; equal votes, and classes without any vote, in the order of
-    their ids.
+    Returns (len(ks), Q, min(5, C)) int64, best first, equal votes in the order of the ids; -1 for the places that are left
+    where fewer classes have a vote.
     """
     _check_options(ks, temperature)
     classes = _class_count(labels, len(bank), classes)
@@ -117,14 +125,17 @@ def predict(
     unvoted = -1.0 - torch.arange(classes, device=labels.device, dtype=torch.float32)
     pieces = [
         torch.stack(
-            [
-                classification.ranked(torch.where(votes > 0, votes, unvoted), TOP)
-                for votes in _votes(values, labels[index], depths, temperature, classes)
-            ]
+            [_best(votes, unvoted) for votes in _votes(values, labels[index], depths, temperature, classes, LEAST)]
         )
         for values, index in search(queries, bank, k=depths[-1])
     ]
     return torch.cat(pieces, dim=1)[[depths.index(k) for k in ks]]
+
+
+def _best(votes: Tensor, unvoted: Tensor) -> Tensor:
+    """(B, min(5, C)) int64: as `predict`, of votes (B, C). unvoted: (C,) what orders classes without a vote."""
+    best = classification.ranked(torch.where(votes > 0, votes, unvoted), TOP)
+    return torch.where(votes.gather(1, best) > 0, best, NOBODY)
 
 
 def run(job: Job) -> Iterator[Score]:
@@ -164,9 +175,9 @@ def _search(
 ) -> tuple[banks.Search, dict[str, Any]]:
     """How to find neighbours, and what to tell of it."""
     if config.search == "exact":
-        return banks.tiled, {}
+        return nearest, {}
     if config.search == "faiss":
-        return partial(banks.tiled, within=banks.flat), {"index": "Flat"}
+        return banks.flat, {"index": "Flat"}
     approximate = banks.Inverted(bank, config.probes, seed)
     measured = banks.recall(approximate, queries, bank, ks=ks)
     return approximate, {**approximate.facts, **measured}
@@ -189,16 +200,17 @@ def _rows(job: Job, train: Features, test: Features, pooling: str) -> tuple[Tens
 
 
 def _votes(
-    values: Tensor, neighbours: Tensor, depths: Sequence[int], temperature: float, classes: int
+    values: Tensor, neighbours: Tensor, depths: Sequence[int], temperature: float, classes: int, least: float = 0.0
 ) -> Iterator[Tensor]:
-    """(B, C) votes at each depth, ascending; one tensor that grows, so use it before asking for the next."""
-    weights = ((values - values[:, :1]) / temperature).exp()
-    votes = values.new_zeros(len(values), classes)
+    """(B, C) float32 votes at each depth, ascending; a neighbour's is at least `least`. Weights and sums are float64, so
+    that rounding to float32 hides how processors differ in an exponential."""
+    weights = ((values - values[:, :1]).double() / temperature).exp().clamp_min(least)
+    votes = weights.new_zeros(len(values), classes)
     done = 0
     for depth in depths:
         votes.scatter_add_(1, neighbours[:, done:depth], weights[:, done:depth])
         done = depth
-        yield votes
+        yield votes.float()
 
 
 def _check_options(ks: Sequence[int], temperature: float) -> None:

@@ -28,7 +28,7 @@ from torch import Tensor
 from evalkit.errors import EvalkitError, ProtocolError, Unsupported, UsageError
 from evalkit.features import decoding, view
 from evalkit.metrics import bootstrap, ranking
-from evalkit.metrics.neighbours import normalise
+from evalkit.metrics.similarity import cosines, normalise
 from evalkit.types import Dataset, Job, Judgement, Role, Score
 
 SETUPS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -99,7 +99,7 @@ def rankings(queries: Tensor, gallery: Tensor) -> Tensor:
 
     Raises FeatureError for rows that are not finite.
     """
-    similarity = normalise(queries, "queries") @ normalise(gallery, "gallery").T
+    similarity = cosines(normalise(queries, "queries"), normalise(gallery, "gallery"))
     return similarity.sort(dim=1, descending=True, stable=True).indices
 
 

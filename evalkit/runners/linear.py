@@ -8,18 +8,19 @@ Source: DINO (arXiv:2104.14294; facebookresearch/dino 7c446df eval_linear.py), M
         eval/eval_linear_probing), MoCo v3 (facebookresearch/moco-v3 c349e6e main_lincls.py), MAE (facebookresearch/mae
         efb2a80 main_linprobe.py), the sweep of 45 rates of iBOT (bytedance/ibot da316d8 eval_linear_multi.py), the 52
         heads of DINOv2 (facebookresearch/dinov2 b8931f7 dinov2/eval/linear.py).
-Rule:   fixed rates train on the whole training split and the last epoch is reported. Sweeps choose rate and pooling by
-        accuracy on 5 % of the training images held out by group, seen by the deterministic view (then by lower loss,
-        lower rate, earlier pooling) and report that head, trained on the other 95 %. What the test split would have
-        chosen is the extra "best-on-test".
+Rule:   fixed rates train on the whole training split and the last epoch is reported. Sweeps choose one rate and pooling
+        for all seeds, on training images held out by group and seen by the deterministic view, by the rule of
+        `probing.selection`. Where 5 % of the training split are few (below `holdout.FEW`), five folds choose, each by heads
+        trained as a seed's are but without the fold (online on the same augmented images), and the reported heads are
+        trained on all of the training split. Where they are many, the 5 % choose, the same for all seeds, and the reported
+        heads are those trained on the other 95 %. What the test split would have chosen is the extra "best-on-test".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,15 +28,17 @@ from torch import Tensor
 from evalkit.errors import ProtocolError, UsageError
 from evalkit.metrics import bootstrap, classification
 from evalkit.probing import pooling as pool
-from evalkit.probing import schedules, train
+from evalkit.probing import schedules, selection, train
 from evalkit.probing.crops import crops
 from evalkit.probing.heads import Heads, Optimiser, first_weights
-from evalkit.probing.holdout import groups_of, hold_out, without
+from evalkit.probing.holdout import groups_of, trials, without
 from evalkit.probing.norm import BatchNorm
 from evalkit.probing.pooling import Split
 from evalkit.probing.resume import Between, Share
-from evalkit.probing.selection import BestOnTest, choose
+from evalkit.probing.selection import BestOnTest
+from evalkit.probing.sweep import Head, Trial, choose_head
 from evalkit.types import Augmentation, Batch, Features, Fitting, Interpolation, Job, Score
+from evalkit.validation import LATER
 
 SWEEP = tuple(digit * 10.0**power for power in range(-4, 1) for digit in range(1, 10))
 """The 45 base rates {1..9} x 10^{-4..0} of iBOT's sweep."""
@@ -49,7 +52,8 @@ class Config:
     for ViT-B); several are swept. last_blocks: class tokens of so many last blocks, each through the final norm,
     concatenated, earliest first (DINO: 4 for ViT-S, 1 for ViT-B); several numbers are swept (DINOv2: 1 and 4); "mean"
     always is the last block's. rates: base rates; the rate applied is base x batch / 256 as the papers state theirs, with
-    the batch that is really used. epochs: 100 (DINO). iterations: steps in all in place of epochs, 0 for none (DINOv2:
+    the batch that is really used, or with batch_size where `nominal`, as the released scripts do when there are fewer
+    images than a batch. epochs: 100 (DINO). iterations: steps in all in place of epochs, 0 for none (DINOv2:
     12,500). batch_size: 1024 (DINO: 8 GPUs x 128); fewer images make one batch. drop_last: leave out an epoch's last
     batch where it is not whole (MAE, DINOv2).
     optimiser: "sgd", or "lars" (MAE). momentum 0.9, weight_decay 0 (all sources). norm: "batch" puts a batch norm
@@ -58,8 +62,9 @@ class Config:
     schedule: cosine per "epoch" (DINO, MoCo v3) or per "iteration" (DINOv2, MAE), or "constant". warmup: epochs of linear
     growth first (MAE: 10). min_rate: the cosine's end, as applied; one rate only (Mugs: 1e-5 for some checkpoints).
     select: "held-out" for sweeps, "fixed" for one rate and one pooling. held_out: share of the training images that
-    choose. best: what "best-on-test" may choose: "heads" of the last epoch, or also the epoch ("heads+epochs"), as the
-    released scripts of DINO, iBOT, Mugs, MoCo v3 and MAE do; then fixed rates have the extra too. seeds: one run each.
+    choose, where they are enough (see the module). best: what "best-on-test" may choose: "heads" of the last epoch, or
+    also the epoch ("heads+epochs"), as the released scripts of DINO, iBOT, Mugs, MoCo v3 and MAE do; then fixed rates have
+    the extra too. seeds: one run each.
     size, scale, interpolation, fitting: of the online crops; 224 ("encoder": the encoder's own size, at most 224),
     (0.08, 1), bilinear as DINO, "cut" for MAE (see `Augmentation`); the size is rounded down to a multiple of the patch.
     Online, all seeds see the same crops in the same order and hold out the same images, so that the encoder runs once.
@@ -74,6 +79,7 @@ class Config:
     iterations: int = 0
     batch_size: int = 1024
     drop_last: bool = False
+    nominal: bool = field(default=False, metadata=LATER)
     optimiser: Optimiser = "sgd"
     momentum: float = 0.9
     weight_decay: float = 0.0
@@ -128,15 +134,37 @@ class Config:
         return tuple(range(-max(self.depths), 0))
 
 
+Who = int | str
+"""A seed, whose heads are reported, or the name of a fold, whose heads choose."""
+
+
 @dataclass(frozen=True)
 class Trained:
-    """The heads of one seed by input, the one that was chosen (its input, its place among the rates), and what the best
-    got right on the test split."""
+    """stacks: of heads, by who and input. left_out: (N,) bool by who, the training images they were not trained on. best:
+    what the best head of each seed got right on the test split. judges: training images, some may be unreadable, and
+    `rows` (n,) int64 their positions."""
 
-    stacks: Mapping[str, Heads]
-    name: str
-    index: int
-    best: BestOnTest
+    stacks: Mapping[Who, Mapping[str, Heads]]
+    left_out: Mapping[Who, Tensor]
+    best: Mapping[Who, BestOnTest]
+    judges: Split
+    rows: Tensor
+
+    @property
+    def reported(self) -> dict[Who, Mapping[str, Heads]]:
+        """The stacks of the seeds."""
+        return {who: self.stacks[who] for who in self.best}
+
+    @property
+    def folds(self) -> list[Who]:
+        """Those who choose for the seeds; none where the seeds choose, or nothing is chosen."""
+        return [who for who in self.stacks if who not in self.best]
+
+    @property
+    def trials(self) -> list[Trial]:
+        """What chooses."""
+        choosing = [who for who in self.folds or self.best if self.left_out[who].any()]
+        return [Trial(self.stacks[who], self.left_out[who][self.rows]) for who in choosing]
 
 
 def run(job: Job) -> Iterator[Score]:
@@ -145,11 +173,11 @@ def run(job: Job) -> Iterator[Score]:
 
     Values are fractions in [0, 1]; the outcome of a test image is the share of seeds that got it right; n is the
     number of test images, intervals are grouped by image and hold the heads fixed (the spread over seeds is the fact
-    "seed_std").
+    "seed_std"). What a sweep chose, and how, are the facts "chosen" and "choices".
     The chosen heads are kept as "head": `<seed>/weight` (C, D), `<seed>/bias` (C,) and, behind a batch norm,
-    `<seed>/norm_mean` and `<seed>/norm_var` (D,). Unfinished training is taken up after its last whole epoch. Raises
-    ProtocolError where a split is empty, training has a single class or no head survives; FeatureError where features are
-    not finite; Unsupported is the job's to raise.
+    `<seed>/norm_mean` and `<seed>/norm_var` (D,). Unfinished training is taken up after the last epoch that was saved.
+    Raises ProtocolError where a split is empty, training has a single class or no head survives; FeatureError where features
+    are not finite; Unsupported is the job's to raise.
     """
     config: Config = job.config
     test = job.features("test", blocks=config.blocks, parts=pool.parts_of(config.poolings))
@@ -157,15 +185,20 @@ def run(job: Job) -> Iterator[Score]:
         raise ProtocolError("the test split has no image: there is nothing to score")
     shown = _split(job, test)
     trained = _cached(job, shown) if config.mode == "cached" else _online(job, shown)
-    _keep(job, trained)
+    if config.best == "heads" and config.select == "held-out":
+        for best in trained.best.values():
+            best.look()
+    head = choose_head(list(trained.reported.values()), trained.trials, trained.judges, config.rates)
+    _tell(job, trained, head)
+    _keep(job, trained, head)
     chosen = {
-        seed: train.measure(t.stacks[t.name], shown.inputs[t.name], shown.labels).correct[t.index]
-        for seed, t in trained.items()
+        seed: train.measure(stacks[head.name], shown.inputs[head.name], shown.labels).correct[head.index]
+        for seed, stacks in trained.reported.items()
     }
-    yield from _scores(job, chosen, {seed: t.best.best[0] for seed, t in trained.items() if len(t.best.best)}, test)
+    yield from _scores(job, chosen, {seed: of.best[0] for seed, of in trained.best.items() if len(of.best)}, test)
 
 
-def _scores(job: Job, chosen: Mapping[int, Tensor], best: Mapping[int, Tensor], test: Features) -> Iterator[Score]:
+def _scores(job: Job, chosen: Mapping[Who, Tensor], best: Mapping[Who, Tensor], test: Features) -> Iterator[Score]:
     groups = test.groups.numpy()
     per_seed = torch.stack(list(chosen.values())).float()
     accuracies = per_seed.double().mean(dim=1)
@@ -178,91 +211,89 @@ def _scores(job: Job, chosen: Mapping[int, Tensor], best: Mapping[int, Tensor], 
         yield bootstrap.score("best-on-test", outcomes, groups, note="best-on-test", seed=job.seed)
 
 
-def _cached(job: Job, test: Split) -> dict[int, Trained]:
+def _cached(job: Job, test: Split) -> Trained:
     config: Config = job.config
     stored = job.features("train", blocks=config.blocks, parts=pool.parts_of(config.poolings))
     _check_train(len(stored), classification.seen_classes(stored.labels))
-    given = _split(job, stored)
+    given, left_out = _split(job, stored), _left_out(job, stored.groups)
     classes = 1 + int(torch.cat([given.labels, test.labels]).max())
-    trained: dict[int, Trained] = {}
-    facts: dict[str, Any] = {}
-    for seed in config.seeds:
-        held = torch.zeros(len(stored), dtype=torch.bool)
-        if config.select == "held-out":
-            held = hold_out(stored.groups, config.held_out, job.rng("linear", "held-out", seed))
-        seen, kept = given.rows(~held), given.rows(held)
-        stacks = _fit(job, seed, seen, test=test, classes=classes)
-        trained[seed], facts[f"seed={seed}"] = _chosen(job, stacks, kept, len(seen.labels))
-    job.fact("chosen", facts)
-    return trained
+    stacks = {who: _stacks(job, who, test, int((~out).sum()), classes) for who, out in left_out.items()}
+    best: dict[Who, BestOnTest] = {seed: BestOnTest(stacks[seed], test.inputs, test.labels) for seed in config.seeds}
+    for who, out in left_out.items():
+        _fit(job, who, stacks[who], given.rows(~out), _watching(config, best[who]) if who in best else {})
+    return Trained(stacks, left_out, best, given, torch.arange(len(stored)))
 
 
-def _fit(job: Job, seed: int, seen: Split, *, test: Split, classes: int) -> tuple[dict[str, Heads], BestOnTest]:
+def _left_out(job: Job, groups: Tensor) -> dict[Who, Tensor]:
+    """(N,) bool: the training images that a seed, or a fold, is not trained on."""
     config: Config = job.config
-    count = len(seen.labels)
-    widths = {name: rows.shape[1] for name, rows in seen.inputs.items()}
-    stacks = _stacks(job, seed, widths, classes=classes, batch=min(config.batch_size, count))
-    best = BestOnTest(stacks, test.inputs, test.labels)
+    nothing = torch.zeros(len(groups), dtype=torch.bool)
+    if config.select == "fixed":
+        return dict.fromkeys(config.seeds, nothing)
+    held = trials(groups, config.held_out, job.rng("linear", "held-out"))
+    if len(held) == 1:
+        return dict.fromkeys(config.seeds, held[0])
+    return dict.fromkeys(config.seeds, nothing) | {f"fold {n}": fold for n, fold in enumerate(held)}
+
+
+def _fit(job: Job, who: Who, stacks: Mapping[str, Heads], seen: Split, watch: Mapping[str, BestOnTest]) -> None:
+    """Train the stacks of a seed, or of a fold, in place on stored features."""
+    count, name = len(seen.labels), f"seed={who}" if isinstance(who, int) else who
     train.fit(
         stacks,
         seen.inputs,
         seen.labels,
-        plan=_plan(config, count),
-        order=lambda epoch: torch.randperm(count, generator=job.rng("linear", "order", seed, epoch)),
-        track=lambda epochs: job.track(epochs, f"linear probe, seed {seed}", total=len(epochs)),
-        between=Between(Share(job.checkpoint, f"seed={seed}"), _watching(config, best)),
+        plan=_plan(job.config, count),
+        order=lambda epoch: torch.randperm(count, generator=job.rng("linear", "order", who, epoch)),
+        track=lambda epochs: job.track(epochs, f"linear probe, {name}", total=len(epochs)),
+        between=Between(Share(job.checkpoint, name), watch),
     )
-    return stacks, best
 
 
-def _online(job: Job, test: Split) -> dict[int, Trained]:
+def _online(job: Job, test: Split) -> Trained:
     config: Config = job.config
     dataset = job.dataset("train")
     labels = torch.tensor([dataset[index].label for index in range(len(dataset))], dtype=torch.int64)
     _check_train(len(dataset), classification.seen_classes(labels))
-    held = torch.zeros(len(dataset), dtype=torch.bool)
-    if config.select == "held-out":
-        held = hold_out(groups_of(dataset), config.held_out, job.rng("linear", "held-out"))
-    count, classes = int((~held).sum()), 1 + max(int(labels.max()), int(test.labels.max()))
-    plan = _plan(config, count)
-    widths = {name: rows.shape[1] for name, rows in test.inputs.items()}
-    of_seed = {seed: _stacks(job, seed, widths, classes=classes, batch=plan.batch) for seed in config.seeds}
-    best = {str(seed): BestOnTest(stacks, test.inputs, test.labels) for seed, stacks in of_seed.items()}
-
-    def encode(images: Tensor) -> dict[str, Tensor]:
-        tokens = job.encode(images, blocks=config.blocks)
-        found = {name: pool.of_tokens(tokens[-n:], [p])[p] for name, (p, n) in config.inputs.items()}
-        return {f"{seed}/{name}": rows for seed in of_seed for name, rows in found.items()}
-
+    left_out = _left_out(job, groups_of(dataset))
+    classes = 1 + max(int(labels.max()), int(test.labels.max()))
+    courses: dict[Who, train.Course] = {}
+    for who, out in left_out.items():
+        count = int((~out).sum())
+        courses[who] = train.Course(_stacks(job, who, test, count, classes), _plan(config, count), count, out)
+    best: dict[Who, BestOnTest] = {
+        seed: BestOnTest(courses[seed].stacks, test.inputs, test.labels) for seed in config.seeds
+    }
+    unseen = torch.stack(list(left_out.values())).all(dim=0)
+    passes = max(course.passes for course in courses.values())
     train.fit_stream(
-        {f"{seed}/{name}": heads for seed, stacks in of_seed.items() for name, heads in stacks.items()},
-        partial(_batches, job, plan, held),
-        encode,
-        plan=plan,
-        images=count,
+        {str(who): course for who, course in courses.items()},
+        lambda first: _batches(job, passes, unseen, first),
+        lambda images: pool.of_inputs(job.encode(images, blocks=config.blocks), config.inputs),
         checkpoint=job.checkpoint,
-        watch={name: one for seen in best.items() for name, one in _watching(config, seen[1], seen[0]).items()},
+        watch={name: one for seed, of in best.items() for name, one in _watching(config, of, str(seed)).items()},
     )
-    kept = _held(job, held) if held.any() else test.rows(torch.zeros(0, dtype=torch.int64))
-    both = {seed: _chosen(job, (stacks, best[str(seed)]), kept, count) for seed, stacks in of_seed.items()}
-    job.fact("chosen", {f"seed={seed}": facts for seed, (_, facts) in both.items()})
-    return {seed: trained for seed, (trained, _) in both.items()}
+    judges, rows = _judges(job, torch.stack(list(left_out.values())).any(dim=0), test)
+    return Trained({who: of.stacks for who, of in courses.items()}, left_out, best, judges, rows)
 
 
-def _held(job: Job, held: Tensor) -> Split:
-    """The held-out training images under the deterministic view."""
+def _judges(job: Job, held: Tensor, test: Split) -> tuple[Split, Tensor]:
+    """The held-out training images under the deterministic view, as far as they can be read, and their positions."""
     config: Config = job.config
-    positions = held.nonzero().flatten().tolist()
-    return _split(
-        job, job.features("train", blocks=config.blocks, parts=pool.parts_of(config.poolings), positions=positions)
-    )
+    if not held.any():
+        return test.rows(torch.zeros(0, dtype=torch.int64)), torch.zeros(0, dtype=torch.int64)
+    positions, dataset = held.nonzero().flatten().tolist(), job.dataset("train")
+    found = job.features("train", blocks=config.blocks, parts=pool.parts_of(config.poolings), positions=positions)
+    place = {dataset[position].id: position for position in positions}
+    return _split(job, found), torch.tensor([place[name] for name in found.ids], dtype=torch.int64)
 
 
-def _batches(job: Job, plan: train.Plan, held: Tensor, first: int) -> Iterable[Batch]:
-    size, epochs = min(plan.batch, train.ENCODED), plan.passes(int((~held).sum()))
-    stream = job.stream("train", _crops(job), epochs=epochs, batch_size=size, first_epoch=first)
-    total = (epochs - first) * -(-len(held) // size)
-    return without(job.track(stream, "linear probe, online", total=total), held)
+def _batches(job: Job, passes: int, unseen: Tensor, first: int) -> Iterable[Batch]:
+    """The stream, without the images that nobody is trained on."""
+    size = min(job.config.batch_size, int((~unseen).sum()), train.ENCODED)
+    stream = job.stream("train", _crops(job), epochs=passes, batch_size=size, first_epoch=first)
+    total = (passes - first) * -(-len(unseen) // size)
+    return without(job.track(stream, "linear probe, online", total=total), unseen)
 
 
 def _crops(job: Job) -> Augmentation:
@@ -273,16 +304,23 @@ def _crops(job: Job) -> Augmentation:
 
 def _plan(config: Config, images: int) -> train.Plan:
     batch = min(config.batch_size, images)
-    lowest = config.min_rate / schedules.peak(config.rates[0], batch)
+    lowest = config.min_rate / _peak(config, config.rates[0], images)
     return train.Plan(config.epochs, batch, config.schedule, config.warmup, lowest, config.drop_last, config.iterations)
 
 
-def _stacks(job: Job, seed: int, widths: Mapping[str, int], *, classes: int, batch: int) -> dict[str, Heads]:
+def _peak(config: Config, base: float, images: int) -> float:
+    """The rate that is applied to heads that are trained on so many images."""
+    return schedules.peak(base, config.batch_size if config.nominal else min(config.batch_size, images))
+
+
+def _stacks(job: Job, who: Who, like: Split, images: int, classes: int) -> dict[str, Heads]:
+    """Heads of a seed, or of a fold, for the inputs of `like`, to be trained on so many images."""
     config: Config = job.config
-    rates = [schedules.peak(base, batch) for base in config.rates]
+    rates = [_peak(config, base, images) for base in config.rates]
     stacks = {}
-    for name, width in widths.items():
-        first = first_weights(width, classes, job.rng("linear", "first", seed, name)).to(job.device)
+    for name, rows in like.inputs.items():
+        width = rows.shape[1]
+        first = first_weights(width, classes, job.rng("linear", "first", who, name)).to(job.device)
         norm = BatchNorm(width, first, config.norm_images) if config.norm == "batch" else None
         stacks[name] = Heads(
             first, rates, momentum=config.momentum, weight_decay=config.weight_decay, optimiser=config.optimiser,
@@ -295,39 +333,33 @@ def _watching(config: Config, best: BestOnTest, name: str = "best") -> Mapping[s
     return {name: best} if config.best == "heads+epochs" else {}
 
 
-def _chosen(
-    job: Job, trained: tuple[Mapping[str, Heads], BestOnTest], kept: Split, images: int
-) -> tuple[Trained, dict[str, Any]]:
-    """One seed's head, by the images held out for it, and the facts about it. images: trained on."""
+def _tell(job: Job, trained: Trained, head: Head) -> None:
     config: Config = job.config
-    stacks, best = trained
-    if config.best == "heads" and config.select == "held-out":
-        best.look()
-    measured = {name: train.measure(heads, kept.inputs[name], kept.labels) for name, heads in stacks.items()}
-    name, index = choose(measured, config.rates)
-    facts = _facts(config, stacks, name, index, batch=min(config.batch_size, images))
-    if len(kept.labels):
-        correct = measured[name].correct[index]
-        facts |= {"held_out": len(correct), "held_out_top1": float(correct.double().mean())}
-    return Trained(stacks, name, index, best), facts
-
-
-def _facts(config: Config, stacks: Mapping[str, Heads], name: str, index: int, *, batch: int) -> dict[str, Any]:
-    pooling, depth = config.inputs[name]
-    facts: dict[str, Any] = {"pooling": pooling, "base_rate": config.rates[index], "rate": stacks[name].rates[index]}
-    facts |= {"batch": batch} | ({"last_blocks": depth} if len(config.depths) > 1 else {})
+    pooling, depth = config.inputs[head.name]
+    base, images = config.rates[head.index], int((~trained.left_out[config.seeds[0]]).sum())
+    rate = trained.stacks[config.seeds[0]][head.name].rates[head.index]
+    found = {"pooling": pooling, "base_rate": base, "rate": rate, "batch": min(config.batch_size, images)}
+    found |= {"last_blocks": depth} if len(config.depths) > 1 else {}
     dead = {
-        name: [rate for rate, alive in zip(config.rates, heads.alive().tolist(), strict=True) if not alive]
-        for name, heads in stacks.items()
+        name: [
+            rate
+            for at, rate in enumerate(config.rates)
+            if not all(s[name].alive()[at] for s in trained.reported.values())
+        ]
+        for name in config.inputs
     }
-    return facts | ({"diverged": dead} if any(dead.values()) else {})
+    job.fact("chosen", found | ({"diverged": dead} if any(dead.values()) else {}))
+    if trained.trials:
+        folds = len(trained.folds)
+        fact = selection.fact("base rate", config.rates, base, head.choice, folds=folds, input=head.name)
+        job.fact("choices", {"top1": fact})
 
 
-def _keep(job: Job, trained: Mapping[int, Trained]) -> None:
+def _keep(job: Job, trained: Trained, head: Head) -> None:
     tensors: dict[str, Tensor] = {}
-    for seed, of in trained.items():
-        heads = of.stacks[of.name]
-        weight, bias = heads.head(of.index)
+    for seed, stacks in trained.reported.items():
+        heads = stacks[head.name]
+        weight, bias = heads.head(head.index)
         tensors |= {f"{seed}/weight": weight.cpu(), f"{seed}/bias": bias.cpu()}
         if heads.norm is not None:
             tensors |= {f"{seed}/norm_mean": heads.norm.mean.cpu(), f"{seed}/norm_var": heads.norm.var.cpu()}

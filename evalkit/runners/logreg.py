@@ -9,15 +9,16 @@ Source: Mugs Table 3 (arXiv:2203.14415; sail-sg/mugs 10ab634, eval/eval_semi_sup
         eval_logistic_regression.py) and DINO's authors (facebookresearch/dino, issue 121).
 How:    L-BFGS in float64 from the strongest penalty to the weakest, each starting where the last ended; the optimum is
         unique, so the start changes nothing but the time.
-Rule:   10 % of the labelled images, held out by group, choose lambda (DINOv2, eval/log_regression.py: 10 % too) by
-        accuracy, then lower loss, then the stronger penalty; the reported weights are then fitted to all labelled images
-        with it. The papers chose on the test set: that is "best-on-test".
+Rule:   10 % of the labelled images, held out by group, choose lambda (DINOv2, eval/log_regression.py: 10 % too), or five
+        folds where these are few (below `holdout.FEW`); the stronger penalty is listed first (see `probing.selection`). The
+        reported weights are then fitted to all labelled images with it. The papers chose on the test set: that is
+        "best-on-test".
 Ties:   equal logits go to the lowest class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +28,10 @@ from torch import Tensor
 
 from evalkit.errors import ProtocolError, UsageError
 from evalkit.metrics import bootstrap, classification
-from evalkit.metrics.neighbours import normalise
+from evalkit.metrics.similarity import normalise
 from evalkit.probing import pooling as pool
-from evalkit.probing.holdout import hold_out
+from evalkit.probing import selection
+from evalkit.probing.holdout import trials
 from evalkit.types import Features, Job, Score
 
 CHUNK = 1 << 24
@@ -41,9 +43,9 @@ class Config:
     """lambdas: penalties to choose from; Mugs' 0.01 0.03 0.06 0.1 0.15 0.2 0.3 (scikit-learn's C is 1 / lambda).
 
     pooling: "cls" (Mugs and DINO, ViT-S). normalise: features to length 1, as the released code. held_out: share of the
-    labelled images that choose. tolerance: a fit ends when the largest entry of the gradient is this share of the one at
-    zero weights; iterations: at most so many (DINOv2: 1000, but C = 1000 can need more); a fit that ends there is told
-    as a fact. Raises UsageError for values that cannot be.
+    labelled images that choose, where they are enough (see the module). tolerance: a fit ends when the largest entry of
+    the gradient is this share of the one at zero weights; iterations: at most so many (DINOv2: 1000, but C = 1000 can need
+    more); a fit that ends there is told as a fact. Raises UsageError for values that cannot be.
     """
 
     lambdas: tuple[float, ...] = (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3)
@@ -151,17 +153,18 @@ def run(job: Job) -> Iterator[Score]:
     train, test = job.features("train", parts=parts), job.features("test", parts=parts)
     _check(train, test)
     rows, labels, asked = _rows(job, train), train.labels.to(job.device), _rows(job, test)
-    held = hold_out(train.groups, config.held_out, job.rng("logreg", "held-out")).to(job.device)
     state = job.checkpoint.load() or {}
-    trial = _path(job, state, "held-out", rows[~held], labels[~held])
-    chosen, accuracy = _choose(trial, rows[held], labels[held])
+    tried, choice = _tried(
+        job, state, rows, labels, trials(train.groups, config.held_out, job.rng("logreg", "held-out"))
+    )
+    chosen = sorted(config.lambdas, reverse=True)[choice.index]
     final = _path(job, state, "all", rows, labels)
     right = {penalty: (found.predict(asked).cpu() == test.labels) for penalty, found in final.items()}
-    job.fact("chosen", {"lambda": chosen, "C": 1 / chosen, "held_out": int(held.sum()), "held_out_top1": accuracy})
-    unfinished = [
-        [name, p] for name, of in (("held-out", trial), ("all", final)) for p, f in of.items() if not f.converged
-    ]
-    job.fact("fits_not_converged", unfinished)
+    job.fact("chosen", {"lambda": chosen, "C": 1 / chosen})
+    folds = len(tried) if len(tried) > 1 else 0
+    job.fact("choices", {"top1": selection.fact("lambda", config.lambdas, chosen, choice, folds=folds)})
+    every = tried | {"all": final}
+    job.fact("fits_not_converged", [[n, p] for n, of in every.items() for p, f in of.items() if not f.converged])
     job.keep("head", {"weight": final[chosen].weight.cpu(), "classes": final[chosen].classes.cpu()})
     groups = test.groups.numpy()
     yield bootstrap.score("top1", right[chosen].numpy(), groups, labels=test.labels, seed=job.seed)
@@ -196,14 +199,20 @@ def _path(job: Job, state: dict[str, Any], name: str, rows: Tensor, labels: Tens
     return found
 
 
-def _choose(fits: Mapping[float, Fit], rows: Tensor, labels: Tensor) -> tuple[float, float]:
-    """The lambda with the best held-out accuracy, then lower loss, then stronger penalty; and that accuracy."""
-    ranks = [
-        (-int((found.predict(rows) == labels).sum()), found.loss(rows, labels), -penalty)
-        for penalty, found in fits.items()
-    ]
-    right, _, penalty = min(ranks)
-    return -penalty, -right / len(labels)
+def _tried(
+    job: Job, state: dict[str, Any], rows: Tensor, labels: Tensor, held: Tensor
+) -> tuple[dict[str, dict[float, Fit]], selection.Choice]:
+    """The fits of each trial, and the lambda that they choose, by its place from the strongest. held: (K, N) bool."""
+    tried, right, lost = {}, [], []
+    for number, out in enumerate(held.to(rows.device)):
+        name = "held-out" if len(held) == 1 else f"fold {number}"
+        tried[name] = fits = _path(job, state, name, rows[~out], labels[~out])
+        right.append(torch.stack([of.predict(rows[out]) == labels[out] for of in fits.values()]))
+        lost.append(
+            torch.tensor([of.loss(rows[out], labels[out]) for of in fits.values()], dtype=torch.float64)
+            * int(out.sum())
+        )
+    return tried, selection.choose(torch.cat(right, dim=1), torch.stack(lost).sum(dim=0) / int(held.sum()))
 
 
 def _check(train: Features, test: Features) -> None:

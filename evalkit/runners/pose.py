@@ -27,7 +27,7 @@ from torch import Tensor
 
 from evalkit.datasets.selection import offers
 from evalkit.errors import ProtocolError, UsageError
-from evalkit.metrics import bootstrap, keypoints, pose
+from evalkit.metrics import bootstrap, intervals, keypoints, pose
 from evalkit.metrics.pose import Decoding
 from evalkit.probing.heatmap_head import HeatmapHead, Learner, factor
 from evalkit.probing.placement import Jitter, Still, in_cells, on_photo
@@ -252,13 +252,15 @@ def _oks(
         found[seed] = keypoints.evaluate(people, [keypoints.Pose(*row) for row in rows], sigmas)
     drawn = {seed: keypoints.resample(of, seed=job.seed) for seed, of in found.items()}
     people_of = {area: int(table.people.sum()) for area, table in next(iter(found.values())).tables.items()}
+    photos = next(iter(found.values())).photos
     for name, (_, area, _) in keypoints.STATISTICS.items():
         value = sum(of.values[name] for of in found.values()) / len(found)
-        bounds = keypoints.percentiles(np.mean([of[name] for of in drawn.values()], axis=0))
-        yield Score(name, value, people_of[area], bounds.low, bounds.high)
+        bounds = intervals.of_resamples(np.mean([of[name] for of in drawn.values()], axis=0), photos)
+        yield Score(name, value, people_of[area], bounds.low, bounds.high, interval=bounds.method)
     for seed, of in found.items():
-        bounds = keypoints.percentiles(drawn[seed]["AP"])
-        yield Score(f"AP@seed={seed}", of.values["AP"], people_of["all"], bounds.low, bounds.high, note="seed")
+        bounds = intervals.of_resamples(drawn[seed]["AP"], photos)
+        told = (of.values["AP"], people_of["all"], bounds.low, bounds.high)
+        yield Score(f"AP@seed={seed}", *told, note="seed", interval=bounds.method)
     truth, areas = _truth(dataset, positions)
     near = torch.stack([pose.oks(of, truth, areas, sigmas) for of in places.values()]).mean(0)
     yield bootstrap.score("OKS", near.numpy(), numbers, seed=job.seed)

@@ -5,13 +5,17 @@ What:   cosine between the prompt's token and all patch tokens of the image; the
         image come from one matrix product: similarities are sorted into the intervals between thresholds, and the pixels
         of object and image in each interval are added up from above.
 Source: MMC Table 1 (arXiv:2308.11448): COCO, 480 x 480, T = 0.1, 0.2, 0.3, 0.4 and the best of 0 ... 0.9. No code is
-        public, and the paper says neither which patch is the prompt, nor which objects count, nor how IoU is averaged.
+        public, and the paper says neither which patch is the prompt, nor which objects count, nor how IoU is averaged. It
+        contradicts itself twice: its text varies T from 0 to 0.3, its table from 0.1 to 0.4, so all five are scored; a
+        patch belongs to the object where its similarity is "higher than" T, and a sentence later where its distance is
+        "within T": the mask is where the cosine is higher than T, as in the paper's Figure 2.
 Chosen: the prompt is the patch that holds the object's deepest pixel; every object that is no crowd counts; masks are
         compared at the image's own pixels, each taking its patch's similarity ("nearest") or, as an option, one
         interpolated between patches. `patch/` scores compare patches with the patches of which the object covers more
         than half; an object that covers no patch so is left out there and counted in the facts.
 T:      "train": chosen on images of the training split. "optimal": chosen on the scored objects, as the paper's "Opt.".
-        Equally good ones: the lowest.
+        Both have the best mean IoU (`probing.selection`: a mean of IoU is smooth, so it is its own loss); equally good
+        ones: the lowest.
 Expect: a network whose tokens are all alike scores the mean share of the image that objects have (fact "whole_image").
         The paper's untrained ViT-B has 16.8 %; over all single objects of COCO it is 3 to 5 %, so the paper's objects
         were others: its numbers are no target for the defaults.
@@ -33,8 +37,8 @@ from torch import Tensor
 
 from evalkit.errors import ProtocolError, UsageError
 from evalkit.metrics import bootstrap
-from evalkit.metrics.neighbours import normalise
-from evalkit.probing import dense
+from evalkit.metrics.similarity import cosines, normalise
+from evalkit.probing import dense, selection
 from evalkit.probing.outlines import Merge, Outliner, Outlines
 from evalkit.types import Job, Role, Score
 
@@ -53,13 +57,13 @@ LABELS_APART = True
 
 @dataclass(frozen=True)
 class Config:
-    """thresholds: each scored separately; MMC's 0.1, 0.2, 0.3, 0.4. candidates: of which "train" and "optimal" are chosen;
+    """thresholds: each scored separately; MMC's 0, 0.1, 0.2, 0.3, 0.4. candidates: of which "train" and "optimal" are chosen;
     MMC's 0 ... 0.9. prompt: "deepest" patch (ours), "random": `prompts` patches of which the object covers more than
     half, "all" of those; IoU is then the mean over an object's prompts. objects: "each" (ours), those of one "category" in
     an image together, or the "largest" of an image. upsampling: of the similarity map to the image's pixels. train_images:
     so many, evenly spread, choose "train" (ours)."""
 
-    thresholds: tuple[Threshold, ...] = (0.1, 0.2, 0.3, 0.4)
+    thresholds: tuple[Threshold, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)
     candidates: tuple[Threshold, ...] = TENTHS
     prompt: Literal["deepest", "random", "all"] = "deepest"
     prompts: Annotated[int, Field(ge=1)] = 5
@@ -97,8 +101,7 @@ def similarity(tokens: Tensor, prompts: Tensor) -> Tensor:
     if prompts.numel() and not 0 <= int(prompts.min()) <= int(prompts.max()) < height * width:
         raise ProtocolError(f"a prompt lies outside the grid of {height} x {width} patches: {prompts.tolist()}")
     rows = normalise(tokens.reshape(-1, dim), "patch tokens")
-    found: Tensor = (rows[prompts] @ rows.T).view(len(prompts), height, width)
-    return found
+    return cosines(rows[prompts], rows).view(len(prompts), height, width)
 
 
 def above(similarities: Tensor, weights: Tensor, cuts: Sequence[float]) -> Tensor:
@@ -205,14 +208,19 @@ def run(job: Job) -> Iterator[Score]:
     train = _measured(job, "train", dense.spread(len(job.dataset("train")), config.train_images))
     test = _measured(job, "test", None)
     named = {f"{cut:g}": cut for cut in config.thresholds}
-    facts = {}
+    facts, choices = {}, {}
+    candidates = sorted(config.candidates)
     for level in LEVELS:
-        chosen = {"train": _best(train, level, config), "optimal": _best(test, level, config)}
+        found = {name: _best(table, level, config) for name, table in (("train", train), ("optimal", test))}
+        chosen = {name: candidates[choice.index] for name, choice in found.items()}
         facts[level + "IoU"] = chosen
+        for name, choice in found.items():
+            choices[f"{level}IoU@T={name}"] = selection.fact("T", candidates, chosen[name], choice)
         yield from _scores(job, test, level, chosen | named)
         if not level:
             yield from _of_categories(job, test, chosen | named)
     job.fact("thresholds", facts)
+    job.fact("choices", choices)
     job.fact(
         "objects",
         {"scored": len(test.labels), "smaller_than_a_patch": int(test.tiny.sum()),
@@ -248,13 +256,11 @@ def _note(name: str) -> str:
     return "best-on-test" if name == "optimal" else ""
 
 
-def _best(table: _Table, level: str, config: Config) -> float:
+def _best(table: _Table, level: str, config: Config) -> selection.Choice:
+    """Of the candidates, rising; the lowest where no object has a value at this level."""
     values, _ = table.of(level)
-    if not len(values):
-        return min(config.candidates)
-    candidates = sorted(config.candidates)
-    means = [float(values[:, config.cuts.index(cut)].mean()) for cut in candidates]
-    return candidates[means.index(max(means))]
+    columns = [config.cuts.index(cut) for cut in sorted(config.candidates)]
+    return selection.choose(torch.from_numpy(values[:, columns]).T)
 
 
 def _measured(job: Job, role: Role, positions: list[int] | None) -> _Table:

@@ -33,8 +33,8 @@ from torch import Tensor
 
 from evalkit.datasets.selection import offers
 from evalkit.errors import ProtocolError
-from evalkit.metrics import pairs
-from evalkit.metrics.neighbours import normalise
+from evalkit.metrics import intervals, pairs
+from evalkit.metrics.similarity import normalise
 from evalkit.probing import dense, outlines
 from evalkit.types import Dataset, Instances, Job, Score, Segmented
 
@@ -228,16 +228,15 @@ def _scores(job: Job, scope: str, spread: pairs.Spread, images: int, resamples: 
     """The three scores of a scope; adds what each is on resamples, (2000,) float64."""
     prefix = "" if scope == "category" else f"{scope}/"
     values = _statistics(*spread.total)
-    bounds = np.full((2, 3), np.nan)
-    drawn = np.full((RESAMPLES, 3), np.nan)
-    if images > 1:
+    drawn = np.full((RESAMPLES, 3), np.nan)  # so that fewer images than an interval needs take no part in paired tests
+    if images >= intervals.FEWEST:
         drawn = np.concatenate([_statistics(*piece) for piece in spread.resampled(RESAMPLES, job.seed)])
-        for column in np.flatnonzero(~np.isnan(values)).tolist():  # a resample may lack pairs of a kind
-            bounds[:, column] = np.nanquantile(drawn[:, column], [0.025, 0.975])
     for column, (name, unit) in enumerate(SCORES):
-        value, (low, high) = float(values[column]), bounds[:, column].tolist()
+        value = float(values[column])
+        bounds = intervals.NONE if np.isnan(value) else intervals.of_resamples(drawn[:, column], images)
         resamples[f"{prefix}{name}"] = torch.from_numpy(drawn[:, column].copy())
-        yield Score(f"{prefix}{name}", value, 0 if np.isnan(value) else images, low, high, unit)
+        n = 0 if np.isnan(value) else images
+        yield Score(f"{prefix}{name}", value, n, bounds.low, bounds.high, unit, interval=bounds.method)
 
 
 def _statistics(counts: Any, sums: Any) -> npt.NDArray[np.float64]:

@@ -20,6 +20,7 @@ from evalkit.types.data import (
     Sample,
     Segmented,
     Skeleton,
+    SplitSize,
     View,
 )
 from evalkit.types.encoders import Encoder, EncoderSpec, Manifest, Preprocessing, PublishedAs, Tokens
@@ -37,7 +38,7 @@ from evalkit.types.recipes import (
     Suite,
     ViewRef,
 )
-from evalkit.types.results import Checkpoint, Job, Progress, Score
+from evalkit.types.results import Checkpoint, IntervalMethod, Job, Progress, Score
 from evalkit.types.words import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -71,6 +72,7 @@ __all__ = [
     "Fitting",
     "Instances",
     "Interpolation",
+    "IntervalMethod",
     "Job",
     "Judged",
     "Judgement",
@@ -97,6 +99,7 @@ __all__ = [
     "Segmented",
     "Skeleton",
     "Source",
+    "SplitSize",
     "Suite",
     "Tokens",
     "View",

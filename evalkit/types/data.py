@@ -61,6 +61,23 @@ class Dataset(Protocol):
 
 
 @dataclass(frozen=True)
+class SplitSize:
+    """How large a split is as it was published: what printed numbers were measured on.
+
+    classes: None where the recipe's options decide. photos: as the release has them, whether each gives a sample or not;
+    `unit` is what they are.
+    """
+
+    classes: int | None
+    photos: int
+    unit: Literal["photos", "clips"] = "photos"
+
+    def told(self) -> str:
+        """`1,000 classes, 50,000 photos`."""
+        return (f"{self.classes:,} classes, " if self.classes else "") + f"{self.photos:,} {self.unit}"
+
+
+@dataclass(frozen=True)
 class Judgement:
     """What people said of a query's gallery: ids of images that show it plainly, hardly, or so that they do not count."""
 

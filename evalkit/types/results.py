@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from evalkit.types.data import Augmentation, Batch, Dataset, Features
 from evalkit.types.encoders import Encoder, Tokens
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+IntervalMethod = Literal["bootstrap", "clopper-pearson", "none"]
+"""How an interval was found, see `evalkit.metrics.intervals`; "none": there is none, its bounds are NaN."""
+
+
 @dataclass(frozen=True, eq=False)
 class Score:
     """A name, a value, the sample count behind it and its 95 % confidence interval.
@@ -25,7 +29,7 @@ class Score:
     that value is NaN. outcomes: (n,) float32, one per unit, whose mean (or the runner's statistic) is the value.
     groups: (n,) int64, units with the same number are resampled together. labels: (n,) int64, the class of each unit: a
     headline with them is also told class by class, as "NAME/CLASS". note: "" for what may stand in a table, "best-on-test"
-    and the like for extras that test data helped to choose.
+    and the like for extras that test data helped to choose. interval: how low and high were found.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Score:
     high: float
     unit: str = "fraction"
     note: str = ""
+    interval: IntervalMethod = "bootstrap"
     outcomes: np.ndarray | None = None
     groups: np.ndarray | None = None
     labels: np.ndarray | None = None

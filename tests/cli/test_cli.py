@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from evalkit import records
 from evalkit.cli.main import main
 from tests.adapters import oracles
 
@@ -75,11 +76,23 @@ MEASURE = ("eval", "fake.toml", "--recipe", "knn.toml", "--data", "fake=.")
 def test_it_measures_then_reuses_the_record(desk: Path, evalkit) -> None:
     first = evalkit(*MEASURE)
     assert first.code == 0
-    assert "top1@k=5 100.0 % ± 0.0 (n 32)" in first.err
+    assert "top1@k=5 100.0 % [89.1, 100.0] (n 32)" in first.err
     assert "1 measured now, 0 reused" in first.out
     second = evalkit(*MEASURE)
     assert "record reused" in second.err
     assert "0 measured now, 1 reused" in second.out
+
+
+def test_a_sweep_that_ends_at_its_edge_is_told(desk: Path, evalkit) -> None:
+    """Of two rates either one is the last of the grid."""
+    sweep = RECIPE.replace('runner = "knn"', 'runner = "linear"').replace('"top1@k=5"', '"top1"')
+    sweep = sweep.replace("ks = [1, 5]", "rates = [0.1, 1.0]\nepochs = 3\nbatch_size = 16\nseeds = [0]")
+    (desk / "sweep.toml").write_text(sweep.format(dataset="fake"))
+    said = evalkit("eval", "fake.toml", "--recipe", "sweep.toml", "--data", "fake=.")
+    assert said.code == 0
+    assert "of the 2 tried (0.1 to 1): a better one may lie beyond" in said.err
+    (record,) = records.find(desk / "runs", recipe="sweep")
+    assert record.facts["choices"]["top1"]["edge"] in ("lowest", "highest")
 
 
 @pytest.mark.parametrize("other", [("--limit", 16), ("--seed", 7), ("--precision", "bf16"), ("--skip-broken",)])

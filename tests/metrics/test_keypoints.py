@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from evalkit.datasets.coco_pose import SIGMAS
 from evalkit.errors import ProtocolError
-from evalkit.metrics import keypoints
+from evalkit.metrics import intervals, keypoints
 from evalkit.metrics.keypoints import Pose, Truth
 
 
@@ -106,7 +106,7 @@ def test_weights_of_one_give_the_value():
 def test_intervals_hold_the_value_and_are_the_same_again():
     found = keypoints.evaluate(*crowd_of(2, photos=40), SIGMAS)
     drawn = keypoints.resample(found, resamples=200, seed=1)
-    bounds = keypoints.percentiles(drawn["AP"])
+    bounds = intervals.of_resamples(drawn["AP"], found.photos)
     assert bounds.low < found.values["AP"] < bounds.high
     assert (drawn["AP"] == keypoints.resample(found, resamples=200, seed=1)["AP"]).all()
 
@@ -127,7 +127,9 @@ def test_sizes_without_people_are_nan_and_one_photo_has_no_interval():
     )
     assert found.values["APM"] == pytest.approx(1)
     assert np.isnan(found.values["APL"])
-    assert np.isnan(keypoints.percentiles(keypoints.resample(found)["AP"]).low)
+    assert not keypoints.resample(found)["AP"].size
+    nine, ten = (keypoints.evaluate(*crowd_of(2, photos=photos), SIGMAS) for photos in (9, 10))
+    assert [keypoints.resample(few, resamples=5)["AP"].size for few in (nine, ten)] == [0, 5]
 
 
 def test_what_is_refused():

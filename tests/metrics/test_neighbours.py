@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from evalkit.errors import FeatureError, ProtocolError
-from evalkit.metrics.neighbours import nearest, normalise
+from evalkit.metrics.neighbours import nearest
+from evalkit.metrics.similarity import cosines, normalise
 
 
 def gathered(queries, bank, k, block=None):
@@ -19,7 +20,7 @@ def gathered(queries, bank, k, block=None):
 
 def obvious(queries, bank, k):
     """All similarities, sorted stably: equal ones stay in the order of the bank."""
-    found = (normalise(queries) @ normalise(bank).T).sort(dim=1, descending=True, stable=True)
+    found = cosines(normalise(queries), normalise(bank)).sort(dim=1, descending=True, stable=True)
     return found.values[:, :k], found.indices[:, :k]
 
 

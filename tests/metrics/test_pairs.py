@@ -10,7 +10,7 @@ import torch
 
 from evalkit.errors import ProtocolError
 from evalkit.metrics import pairs
-from evalkit.metrics.neighbours import normalise
+from evalkit.metrics.similarity import normalise
 
 
 def rows(count, seed=0, labels=4, dim=6):

@@ -33,10 +33,10 @@ def test_one_class_of_weight_one_is_the_plain_mean():
 
 
 def test_units_of_a_group_are_drawn_together():
-    tops, bottoms = halves(8, 2)
+    tops, bottoms = halves(12, 2)
     bottoms += 1
     often = np.repeat(tops, 5, 0), np.repeat(bottoms, 5, 0)
-    alone, together = bootstrap.ratios("x", tops, bottoms), bootstrap.ratios("x", *often, np.repeat(range(8), 5))
+    alone, together = bootstrap.ratios("x", tops, bottoms), bootstrap.ratios("x", *often, np.repeat(range(12), 5))
     assert (together.low, together.high) == pytest.approx((alone.low, alone.high))
     apart = bootstrap.ratios("x", *often)
     assert apart.high - apart.low < together.high - together.low
@@ -57,7 +57,8 @@ def test_one_group_and_none():
     assert (one.value, one.n) == (0.5, 1) and np.isnan(one.low)
     none = bootstrap.ratios("x", np.zeros((3, 2)), np.zeros((3, 2)))
     assert np.isnan(none.value) and none.n == 0
-    assert np.isnan(bootstrap.paired(one.outcomes, one.outcomes).p)
+    assert np.isnan(bootstrap.paired(one.outcomes, 2 * one.outcomes * [[[1], [0.25]]]).p)
+    assert bootstrap.paired(one.outcomes, one.outcomes).p == 1
 
 
 @pytest.mark.parametrize(

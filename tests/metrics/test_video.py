@@ -226,8 +226,7 @@ def test_scores_are_means_over_objects_with_videos_resampled():
     assert found["J-recall"].value == pytest.approx((0 + 1 + 2 / 3) / 3)
     assert found["F-decay"].value == pytest.approx((-0.2 + 0 + 0.6) / 3)
     assert (found["J"].n, found["J&F"].n) == (3, 3)
-    assert found["J&F"].low == pytest.approx(0.7)  # both videos have a mean of 0.7
-    assert found["J"].low < found["J"].value < found["J"].high
+    assert {score.interval for score in found.values()} == {"none"}  # two videos are too few
 
 
 def test_no_clip_is_no_number():

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalkit.errors import ProtocolError
-from evalkit.probing.holdout import groups_of, hold_out, without
+from evalkit.probing import holdout
+from evalkit.probing.holdout import folds, groups_of, hold_out, trials, without
 from evalkit.types import Batch, Sample
 
 
@@ -30,9 +31,32 @@ def test_the_generator_decides():
     assert draws[0].sum() == 20
 
 
+@given(st.lists(st.integers(0, 12), min_size=2, max_size=80).filter(lambda g: len(set(g)) > 1), st.integers(2, 7))
+def test_folds_hold_out_every_sample_once_and_groups_together(numbers, count):
+    groups = torch.tensor(numbers)
+    found = folds(groups, count, torch.Generator().manual_seed(0))
+    assert found.shape == (min(count, len(set(numbers))), len(groups))
+    assert found.sum(dim=0).tolist() == [1] * len(groups)
+    assert found.any(dim=1).all() and not found.all(dim=1).any()
+    for fold in found:
+        assert set(groups[fold].tolist()).isdisjoint(groups[~fold].tolist())
+    largest = int(torch.bincount(groups).max())
+    assert int(found.sum(dim=1).max() - found.sum(dim=1).min()) <= largest
+
+
+def test_folds_choose_where_few_would_be_held_out(monkeypatch):
+    rng = lambda: torch.Generator().manual_seed(0)
+    groups = torch.arange(400)
+    assert len(trials(groups, 0.05, rng())) == holdout.FOLDS
+    monkeypatch.setattr(holdout, "FEW", 20)
+    (one,) = trials(groups, 0.05, rng())
+    assert torch.equal(one, hold_out(groups, 0.05, rng()))
+
+
 def test_one_image_cannot_be_split():
-    with pytest.raises(ProtocolError, match="come from 1"):
-        hold_out(torch.zeros(9, dtype=torch.int64), 0.05, torch.Generator())
+    for split in (hold_out, trials):
+        with pytest.raises(ProtocolError, match="come from 1"):
+            split(torch.zeros(9, dtype=torch.int64), 0.05, torch.Generator())
 
 
 def test_groups_are_numbered_in_the_order_of_the_data_set():

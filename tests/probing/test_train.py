@@ -7,13 +7,23 @@ import torch
 from torch.nn import functional as F
 
 from evalkit.errors import ProtocolError
-from evalkit.probing import schedules, train
+from evalkit.probing import resume, schedules, train
 from evalkit.probing.heads import Heads
 from evalkit.probing.resume import Between, Share
 from evalkit.types import Batch
 
 RNG = torch.Generator().manual_seed(0)
 FEATURES, LABELS = torch.randn(23, 4, generator=RNG), torch.randint(3, (23,), generator=RNG)
+
+
+@pytest.fixture(autouse=True)
+def saved_after_every_epoch(monkeypatch):
+    monkeypatch.setattr(resume, "SAVED_EVERY", 0.0)
+
+
+def fit_stream(stacks, batches, *, plan, images, checkpoint):
+    """One course alone, whose features are the images."""
+    train.fit_stream({"one": train.Course(stacks, plan, images)}, batches, lambda x: {"a": x}, checkpoint=checkpoint)
 
 
 class Memory:
@@ -60,7 +70,7 @@ def test_memory_and_stream_take_the_same_steps(schedule):
     plan = train.Plan(4, 10, schedule)
     cached, online = ({"a": Heads(torch.zeros(4, 3), [0.5, 5.0])} for _ in range(2))
     train.fit(cached, {"a": FEATURES}, LABELS, plan=plan, order=order)
-    train.fit_stream(online, stream, lambda x: {"a": x}, plan=plan, images=23, checkpoint=Memory())
+    fit_stream(online, stream, plan=plan, images=23, checkpoint=Memory())
     for heads in (cached["a"], online["a"]):
         assert torch.equal(heads.head(1)[0], by_hand(schedule).head(1)[0])
 
@@ -70,23 +80,21 @@ def test_a_killed_stream_goes_on_with_the_same_result(stop):
     plan, memory = train.Plan(4, 10, "iteration"), Memory()
     killed, resumed = ({"a": Heads(torch.zeros(4, 3), [0.5, 5.0])} for _ in range(2))
     with pytest.raises(ProtocolError, match=f"after {stop[0]} of 4 epochs"):
-        train.fit_stream(
-            killed, lambda first: stream(first, stop=stop), lambda x: {"a": x}, plan=plan, images=23, checkpoint=memory
-        )
-    train.fit_stream(resumed, stream, lambda x: {"a": x}, plan=plan, images=23, checkpoint=memory)
+        fit_stream(killed, lambda first: stream(first, stop=stop), plan=plan, images=23, checkpoint=memory)
+    fit_stream(resumed, stream, plan=plan, images=23, checkpoint=memory)
     assert torch.equal(resumed["a"].head(0)[0], by_hand("iteration").head(0)[0])
 
 
 def test_a_finished_run_is_not_trained_again():
     plan, memory = train.Plan(4, 10), Memory()
     heads = {"a": Heads(torch.zeros(4, 3), [0.5])}
-    train.fit_stream(heads, stream, lambda x: {"a": x}, plan=plan, images=23, checkpoint=memory)
+    fit_stream(heads, stream, plan=plan, images=23, checkpoint=memory)
     again = {"a": Heads(torch.zeros(4, 3), [0.5])}
 
     def no_stream(first):
         raise AssertionError("a stream was opened")
 
-    train.fit_stream(again, no_stream, lambda x: {"a": x}, plan=plan, images=23, checkpoint=memory)
+    fit_stream(again, no_stream, plan=plan, images=23, checkpoint=memory)
     assert torch.equal(again["a"].head(0)[0], heads["a"].head(0)[0])
 
 
@@ -157,7 +165,7 @@ def test_batches_do_not_depend_on_how_the_images_came(size, drop_last, iteration
     found, memory = Heads(torch.zeros(4, 3), [0.5, 5.0]), Memory()
     images = 23 - len(held)
     stream = chunks(size, plan.passes(images), held)
-    train.fit_stream({"a": found}, stream, lambda x: {"a": x}, plan=plan, images=images, checkpoint=memory)
+    fit_stream({"a": found}, stream, plan=plan, images=images, checkpoint=memory)
     assert torch.allclose(found.head(1)[0], wanted.head(1)[0], rtol=1e-5, atol=1e-6)
     assert len(memory.saved) == plan.passes(images)
 
@@ -195,9 +203,7 @@ def test_an_epoch_of_broken_images_still_takes_a_step():
     """Seven of 23 can be decoded: no batch of ten is whole, but leaving the only one out would train nothing."""
     plan = train.Plan(2, 10, "constant", drop_last=True)
     found, wanted = (Heads(torch.zeros(4, 3), [0.5, 5.0]) for _ in range(2))
-    train.fit_stream(
-        {"a": found}, chunks(4, 2, tuple(range(16))), lambda x: {"a": x}, plan=plan, images=23, checkpoint=Memory()
-    )
+    fit_stream({"a": found}, chunks(4, 2, tuple(range(16))), plan=plan, images=23, checkpoint=Memory())
     for epoch in range(2):
         rows = order(epoch)[order(epoch) >= 16]
         wanted.step(FEATURES[rows], LABELS[rows])
@@ -225,6 +231,39 @@ def test_the_stream_is_read_to_its_end_where_all_of_it_is_wanted(iterations, end
         told.append(True)
 
     plan = train.Plan(2, 10, iterations=iterations)
-    train.fit_stream({"a": Heads(torch.zeros(4, 3), [0.5])}, whole, lambda x: {"a": x}, plan=plan, images=23,
+    fit_stream({"a": Heads(torch.zeros(4, 3), [0.5])}, whole, plan=plan, images=23,
                      checkpoint=Memory())  # fmt: skip
     assert bool(told) == ends
+
+
+def test_the_state_is_saved_now_and_then_and_at_the_end(monkeypatch):
+    """Where saving takes longer than an epoch, it is not done after each."""
+    monkeypatch.setattr(resume, "SAVED_EVERY", 1e9)
+    memory = Memory()
+    train.fit({"a": Heads(torch.zeros(4, 3), [0.5])}, {"a": FEATURES}, LABELS, plan=train.Plan(4, 10), order=order,
+              between=Between(memory))  # fmt: skip
+    assert [state["epochs"] for state in memory.saved] == [4]
+
+
+@pytest.mark.parametrize("size", [4, 23])
+@pytest.mark.parametrize("iterations", [0, 7])
+def test_courses_are_trained_as_if_each_were_alone(size, iterations):
+    """They share a stream and leave out images of their own; some are done passes before the others."""
+    left_out = {"none": (), "few": (3, 4, 5, 22), "many": tuple(range(14))}
+    wanted, courses, plan = {}, {}, train.Plan(3, 6, "iteration", drop_last=True, iterations=iterations)
+    for name, held in left_out.items():
+        wanted[name], _ = stepped(plan, held=held)
+        mask = torch.zeros(23, dtype=torch.bool)
+        mask[list(held)] = True
+        courses[name] = train.Course({"a": Heads(torch.zeros(4, 3), [0.5, 5.0])}, plan, 23 - len(held), mask)
+    encoded = []
+
+    def encode(images):
+        encoded.append(len(images))
+        return {"a": images}
+
+    passes = max(course.passes for course in courses.values())
+    train.fit_stream(courses, chunks(size, passes), encode, checkpoint=Memory())
+    for name, course in courses.items():
+        assert torch.allclose(course.stacks["a"].head(1)[0], wanted[name].head(1)[0], rtol=1e-5, atol=1e-6)
+    assert sum(encoded) <= 23 * passes

@@ -30,7 +30,12 @@ LEFT_OUT: dict[tuple[str, str], str] = {}
 NOT_YET: set[str] = set()
 """Recipes that tables may name before they exist: a mistyped id is none of these."""
 
-RECIPE = "mini-knn-ccp-items"
+RECIPE = "knn-imagenet1k"
+WHOLE = {
+    "train": {"classes": ["a class"] * 1000, "images": 1_281_167},
+    "test": {"classes": ["a class"] * 1000, "images": 50_000},
+}
+"""What a record says of ImageNet."""
 
 
 def identity_of(row: printed.Printed) -> tuple[str, ...]:
@@ -101,7 +106,9 @@ def put(out: Path, name: str = "dino-b16", value: float = 0.75, **fields: Any) -
         "recipe": {"id": RECIPE, "version": 1, "headline": "top1@k=10", "digest": recipe.digest},
         "identity": {"preprocessing": dataclasses.asdict(known.preprocessing) | {"source": ""}},
     }
-    record = a_record(name, RECIPE, value, limit=fields.pop("limit", None))
+    limit = fields.pop("limit", None)
+    given |= {} if limit else {"data": WHOLE}
+    record = a_record(name, RECIPE, value, limit=limit)
     records.save(dataclasses.replace(record, **given | fields), [], {}, out)
 
 
@@ -149,6 +156,34 @@ def test_what_test_data_chose_is_said_and_compared(tmp_path: Path) -> None:
     table = measured_by(Measure(RECIPE, "best"))
     assert cell(tmp_path, table).difference == pytest.approx(-1.1)
     assert paper.build(table, tmp_path).footnotes[0].startswith(f"{RECIPE} best: test data chose it")
+
+
+@pytest.mark.parametrize(
+    ("role", "facts", "said"),
+    [
+        ("train", {"classes": ["a", "b", "c"], "images": 24}, "train: 3 classes, published 1,000; train: 24 photos"),
+        ("test", {"images": 49_999}, "val: 49,999 photos, published 50,000"),
+        ("test", {"skipped": ["one"]}, "val: 1 that could not be read are left out"),
+        ("train", {"images": None}, "train: the record does not say how many classes and photos it has"),
+    ],
+)
+def test_other_data_than_were_printed_have_no_difference(
+    tmp_path: Path, role: str, facts: dict[str, Any], said: str
+) -> None:
+    put(tmp_path, data=WHOLE | {role: WHOLE[role] | facts})
+    found = cell(tmp_path)
+    assert found.value == pytest.approx(75) and math.isnan(found.difference)
+    assert paper_formats.text(found) == "76.1 / 75.0 ± 10.0[1]"
+    (note,) = paper.build(TABLE, tmp_path).footnotes[:1]
+    assert note.startswith(f"{RECIPE}, dino-b16: other data than printed: ") and said in note
+
+
+def test_a_recipe_whose_data_nobody_stated_has_no_difference(tmp_path: Path) -> None:
+    other = "mini-knn-ccp-items"
+    put(tmp_path, recipe={"id": other, "version": 1, "headline": "top1@k=10", "digest": catalog.recipe(other).digest})
+    table = measured_by(Measure(other))
+    assert math.isnan(cell(tmp_path, table).difference)
+    assert "it is not known which data" in paper.build(table, tmp_path).footnotes[0]
 
 
 def test_a_subset_of_the_data_has_no_difference(tmp_path: Path) -> None:
@@ -259,7 +294,7 @@ def test_a_value_of_nothing_is_not_a_number(tmp_path: Path) -> None:
 
 def test_as_many_decimals_as_printed(tmp_path: Path) -> None:
     row = next(r for r in catalog.papers() if r["value"] == "0.12")
-    found = paper.PaperCell(row, value=0.1249, half=0.004, difference=-0.0001, text="")
+    found = paper.PaperCell(row, value=0.1249, spread=" ± 0.00", difference=-0.0001, text="")
     assert paper_formats.text(found) == "0.12 / 0.12 ± 0.00 (+0.00)"
 
 

@@ -21,10 +21,11 @@ class FakeFeatures:
     labels: torch.Tensor
     groups: torch.Tensor
     skipped: tuple[str, ...] = ()
+    positions: Any = None
 
     @property
     def ids(self):
-        return [str(i) for i in range(len(self))]
+        return [str(i) for i in (range(len(self)) if self.positions is None else self.positions)]
 
     def __len__(self):
         return len(self.labels)
@@ -34,7 +35,8 @@ class FakeFeatures:
 
     def at(self, positions):
         rows = torch.as_tensor(positions)
-        return FakeFeatures({part: of[rows] for part, of in self.rows.items()}, self.labels[rows], self.groups[rows])
+        of_part = {part: of[rows] for part, of in self.rows.items()}
+        return FakeFeatures(of_part, self.labels[rows], self.groups[rows], positions=rows.tolist())
 
 
 def features(labels, cls=None, mean=None, groups=None):
@@ -93,13 +95,15 @@ class FakeEncoder:
 
 @dataclass
 class FakeJob:
-    """train, test: what `features` returns by role. stop_after: the stream is cut after so many batches."""
+    """train, test: what `features` returns by role. stop_after: the stream is cut after so many batches. unreadable:
+    training images that are left out where features of some positions are asked for."""
 
     config: Any
     train: FakeFeatures
     test: FakeFeatures
     seed: int = 0
     stop_after: int | None = None
+    unreadable: tuple[int, ...] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     checkpoint: Memory = field(default_factory=Memory)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -117,7 +121,7 @@ class FakeJob:
     def features(self, role, *, blocks=(-1,), norm=True, parts=("cls",), positions=None):
         self.asked.append((role, tuple(blocks), norm, tuple(parts)))
         given = self.train if role == "train" else self.test
-        return given if positions is None else given.at(positions)
+        return given if positions is None else given.at([p for p in positions if p not in self.unreadable])
 
     def stream(self, role, augmentation, *, epochs, batch_size, first_epoch=0):
         self.augmentation = augmentation

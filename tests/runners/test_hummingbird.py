@@ -146,6 +146,37 @@ def test_truth_at_the_input_is_the_nearest_pixel():
     assert found.tolist() == [[int((y + 0.5) * 1.5) * 8 + int((x + 0.5) * 2) for x in range(4)] for y in range(4)]
 
 
+def test_shares_of_the_memory_count_pixels_of_the_input_where_truth_does():
+    """A column of labels that the resized map skips has no share there."""
+
+    class One:
+        def pixels(self, index):
+            return np.array([[0, 1, 0, 2], [0, 1, 0, 2]], np.int32)
+
+    own = hummingbird.Shares((1, 1), 3, first=False)(One(), 0)
+    resized = hummingbird.Shares((1, 1), 3, first=False, side=2)(One(), 0)
+    assert own.tolist() == [[4, 2, 2]]
+    assert hummingbird.Truth((1, 1), 2)(One(), 0).tolist() == [[1, 2], [1, 2]]
+    assert resized.tolist() == [[0, 2, 2]]
+
+
+def test_the_memory_of_a_resized_truth_is_resized_too(tmp_path):
+    data = scenes.Scenes(ODD)
+    asked = []
+
+    class Asked(hummingbird.Shares):
+        def __call__(self, dataset, position):
+            asked.append(self.side)
+            return super().__call__(dataset, position)
+
+    for at, side in (("image", 0), ("input", 8)):
+        asked.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hummingbird, "Shares", Asked)
+            hummingbird.remember(scenes.job(config(at=at), data, tmp=tmp_path))
+        assert set(asked) == {side}
+
+
 @pytest.mark.parametrize("search", ["faiss", "faiss-ivf"])
 def test_faiss_finds_the_same(search, tmp_path):
     found = measured(scenes.job(config(search=search, probes=99), scenes.Scenes(ODD), tmp=tmp_path))

@@ -71,31 +71,50 @@ def test_predict_ranks_the_votes(rows, classes, seed, block):
     ks = (1, 2, rows)[: 3 if rows > 2 else 2]
     options = {"ks": ks, "temperature": 0.5, "classes": classes}
     votes = knn.vote(queries, bank, labels, **options)
-    expected = votes.sort(dim=2, descending=True, stable=True).indices[..., :5]
+    best = votes.sort(dim=2, descending=True, stable=True)
+    expected = torch.where(best.values > 0, best.indices, -1)[..., :5]
     assert torch.equal(knn.predict(queries, bank, labels, search=partial(nearest, block=block), **options), expected)
 
 
-@pytest.mark.parametrize("within", [nearest, banks.flat])
+@pytest.mark.parametrize("search", [nearest, banks.flat])
 @settings(max_examples=15, deadline=None)
 @given(st.integers(2, 400), st.integers(1, 12), st.integers(0, 999), st.integers(1, 90))
-def test_predictions_from_tiles_are_the_same(within, rows, classes, seed, tile):
+def test_predictions_from_tiles_are_the_same(search, rows, classes, seed, tile):
     """Signs: hardly any similarity is alone, so a tie that is settled in another way shows."""
     queries, bank = normal(6, 4, seed=seed).sign(), normal(rows, 4, seed=seed + 1).sign()
     labels = torch.randint(classes, (rows,), generator=torch.Generator().manual_seed(seed))
     options = {"ks": (1, 2, rows)[: 3 if rows > 2 else 2], "temperature": 0.5, "classes": classes}
     expected = knn.predict(queries, bank, labels, search=nearest, **options)
-    in_tiles = partial(banks.tiled, tile=tile, within=within)
+    in_tiles = partial(search, tile=tile)
     assert torch.equal(knn.predict(queries, bank, labels, search=in_tiles, **options), expected)
 
 
-@pytest.mark.parametrize("within", [nearest, banks.flat])
-def test_predictions_of_a_large_bank_are_the_same(within):
+@pytest.mark.parametrize("search", [nearest, banks.flat])
+def test_predictions_of_a_large_bank_are_the_same(search):
     queries, bank = normal(300, 24, seed=0), normal(9000, 24, seed=1)
     labels = (bank @ normal(24, 30, seed=2)).argmax(1)
     options = {"ks": (10, 20, 100, 200), "temperature": 0.07}
     expected = knn.predict(queries, bank, labels, search=nearest, **options)
-    in_tiles = partial(banks.tiled, tile=2048, within=within)
+    in_tiles = partial(search, tile=2048)
     assert torch.equal(knn.predict(queries, bank, labels, search=in_tiles, **options), expected)
+
+
+def test_places_without_a_vote_name_no_class():
+    """Three neighbours of two classes: the other places of the five belong to nobody, however low an id is."""
+    bank, labels = torch.eye(4)[[0, 0, 0, 1, 2, 3]], torch.tensor([7, 7, 5, 0, 1, 2])
+    found = knn.predict(bank[:1], bank, labels, ks=[1, 3, 6], temperature=0.1, classes=9)
+    assert found[:, 0].tolist() == [[7, -1, -1, -1, -1], [7, 5, -1, -1, -1], [7, 5, 0, 1, 2]]
+    # a vote too small for float32 is one all the same
+    assert knn.predict(bank[:1], bank, labels, ks=[6], temperature=1e-3)[0, 0].tolist() == [7, 5, 0, 1, 2]
+
+
+def test_top5_counts_voted_classes_alone():
+    """One neighbour votes: class 0 is not found by standing first among the classes without a vote."""
+    train = features(torch.arange(60) % 6, torch.eye(6).repeat(10, 1))
+    test = features(torch.zeros(6, dtype=torch.int64), torch.eye(6))
+    scores = by_name(FakeJob(knn.Config(ks=(5, 10)), train, test))
+    for name in ("top1@k=5", "top5@k=5", "top5@k=10"):
+        assert scores[name].outcomes.tolist() == [1, 0, 0, 0, 0, 0]
 
 
 def test_ks_in_any_order():
@@ -169,7 +188,8 @@ def test_perfect_features_score_exactly_one():
     job = FakeJob(knn.Config(ks=(1, 5, 10)), features(torch.arange(200) % 8), features(torch.arange(40) % 8))
     scores = by_name(job)
     assert list(scores) == ["top1@k=1", "top1@k=5", "top5@k=5", "top1@k=10", "top5@k=10"]
-    assert all(s.value == s.low == s.high == 1.0 and s.n == 40 for s in scores.values())
+    assert all(s.value == s.high == 1.0 and s.n == 40 for s in scores.values())
+    assert {(s.interval, round(s.low, 3)) for s in scores.values()} == {("clopper-pearson", 0.912)}  # 1 - 3.7 / 40
 
 
 def test_random_labels_score_chance():

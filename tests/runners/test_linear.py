@@ -10,13 +10,18 @@ import torch
 from torch.nn import functional as F
 
 from evalkit.errors import FeatureError, ProtocolError, UsageError
+from evalkit.probing import holdout, resume
 from evalkit.probing.heads import first_weights
-from evalkit.probing.holdout import hold_out
 from evalkit.runners import linear
 from tests.runners.fakes import FakeJob, features
 
 QUICK = {"epochs": 8, "batch_size": 32, "rates": (0.01, 1.0, 8.0)}
 FIXED = {"epochs": 5, "batch_size": 16, "rates": (2.0,), "select": "fixed", "seeds": (0, 1)}
+
+
+@pytest.fixture(autouse=True)
+def saved_after_every_epoch(monkeypatch):
+    monkeypatch.setattr(resume, "SAVED_EVERY", 0.0)
 
 
 def noisy(count, seed, noise=1.0, classes=5):
@@ -33,7 +38,8 @@ def test_perfect_features_score_exactly_one():
     job = FakeJob(linear.Config(**QUICK), features(torch.arange(200) % 6), features(torch.arange(30) % 6))
     scores = by_name(job)
     assert list(scores) == ["top1", "top1@seed=0", "top1@seed=1", "top1@seed=2", "best-on-test"]
-    assert all(s.value == s.low == s.high == 1.0 and s.n == 30 for s in scores.values())
+    assert all(s.value == s.high == 1.0 and s.n == 30 for s in scores.values())
+    assert {(s.interval, round(s.low, 3)) for s in scores.values()} == {("clopper-pearson", 0.884)}
     assert [s.note for s in scores.values()] == ["", "seed", "seed", "seed", "best-on-test"]
 
 
@@ -90,10 +96,10 @@ def test_sweep_chooses_the_pooling_that_knows():
     test = features(labels, cls=torch.randn(120, 6, generator=rng))
     job = FakeJob(linear.Config(poolings=("cls", "mean"), seeds=(4,), **QUICK), train, test)
     assert by_name(job)["top1"].value == 1.0
-    chosen = job.facts["chosen"]["seed=4"]
-    assert chosen["pooling"] == "mean"
+    chosen, how = job.facts["chosen"], job.facts["choices"]["top1"]
+    assert chosen["pooling"] == how["input"] == "mean"
     assert chosen["rate"] == pytest.approx(chosen["base_rate"] * 32 / 256)
-    assert chosen["held_out"] == 6
+    assert (how["held_out"], how["folds"], how["candidates"], how["values"]) == (120, 5, 6, 3)
     assert job.kept["head"]["4/weight"].shape == (4, 16)
 
 
@@ -103,22 +109,25 @@ def test_the_test_split_chooses_nothing():
     jobs = [FakeJob(linear.Config(**QUICK), train, split) for split in (test, other)]
     for job in jobs:
         list(linear.run(job))
-    assert jobs[0].facts["chosen"] == jobs[1].facts["chosen"]
+    assert jobs[0].facts == jobs[1].facts | {"seed_std": jobs[0].facts["seed_std"]}
     assert torch.equal(jobs[0].kept["head"]["0/weight"], jobs[1].kept["head"]["0/weight"])
 
 
-def test_held_out_images_do_not_train():
+@pytest.mark.parametrize("mode", ["cached", "online"])
+def test_held_out_images_do_not_train_and_folds_leave_none_out(mode, monkeypatch):
     """One image of two crops holds the only examples of a class: where it is held out, that class cannot be learnt."""
     labels = torch.cat([torch.arange(38) % 2, torch.tensor([2, 2])])
     groups = torch.cat([torch.arange(38), torch.tensor([99, 99])])
-    train = features(labels, groups=groups)
-    job = FakeJob(linear.Config(held_out=0.05, seeds=tuple(range(30)), **QUICK), train, features(torch.tensor([2])))
-    scores = by_name(job)
-    found = {seed: scores[f"top1@seed={seed}"].value for seed in range(30)}
-    alone = [seed for seed in range(30) if job.facts["chosen"][f"seed={seed}"]["held_out_top1"] < 1]
-    assert alone
-    assert all(found[seed] == 0.0 for seed in alone)
-    assert any(value == 1.0 for value in found.values())
+    train, test = features(labels, groups=groups), features(torch.tensor([2]))
+    config = linear.Config(mode=mode, size=8, held_out=0.2, seeds=(0,), epochs=20, batch_size=16, rates=(8.0, 16.0))
+    folds = FakeJob(config, train, test)
+    assert by_name(folds)["top1"].value == 1.0
+    assert folds.facts["choices"]["top1"]["score"] == pytest.approx(38 / 40)
+    monkeypatch.setattr(holdout, "FEW", 1)
+    jobs = [FakeJob(config, train, test, seed=seed) for seed in range(12)]
+    out = [bool(holdout.hold_out(groups, 0.2, job.rng("linear", "held-out"))[38]) for job in jobs]
+    assert any(out) and not all(out)
+    assert [by_name(job)["top1"].value for job in jobs] == [1.0 - alone for alone in out]
 
 
 def test_diverged_heads_are_set_aside_and_told():
@@ -127,8 +136,8 @@ def test_diverged_heads_are_set_aside_and_told():
         split.rows["cls"] = split.rows["cls"] * 1e6
     job = FakeJob(linear.Config(rates=(1e-9, 1e34), epochs=3, batch_size=16, seeds=(0,)), train, test)
     assert by_name(job)["top1"].n == 30
-    assert job.facts["chosen"]["seed=0"]["base_rate"] == 1e-9
-    assert job.facts["chosen"]["seed=0"]["diverged"] == {"cls": [1e34]}
+    assert job.facts["chosen"]["base_rate"] == 1e-9
+    assert job.facts["chosen"]["diverged"] == {"cls": [1e34]}
     with pytest.raises(ProtocolError, match="diverged"):
         list(linear.run(FakeJob(linear.Config(rates=(1e34,), epochs=3, batch_size=16), train, test)))
 
@@ -148,7 +157,7 @@ def test_last_blocks(blocks, width):
 def test_fewer_images_than_a_batch_and_absent_classes():
     job = FakeJob(linear.Config(**QUICK | {"batch_size": 1024}), features([0, 7, 0, 7]), features([7, 3]))
     scores = by_name(job)
-    assert job.facts["chosen"]["seed=0"]["batch"] == 3
+    assert job.facts["chosen"]["batch"] == 4
     assert scores["top1"].outcomes[1] == 0.0
     assert job.kept["head"]["0/weight"].shape[0] == 8
 
@@ -276,13 +285,12 @@ def modules(job, seed, inputs):
     return found
 
 
-def trained_by_hand(job, seed, inputs, rows_of):
+def trained_by_hand(job, who, out, inputs, rows_of):
     """Every batch holds 16 of the images that are not held out, in the order of the stream."""
-    held = hold_out(job.train.groups, 0.2, job.rng("linear", "held-out"))
-    probes = modules(job, seed, inputs)
+    probes = modules(job, who, inputs)
     for epoch in range(4):
         order = torch.randperm(len(job.train), generator=job.rng("stream", epoch))
-        order = order[~held[order]]
+        order = order[~out[order]]
         for start in range(0, len(order), 16):
             rows = order[start : start + 16]
             for (name, index), (layer, sgd) in probes.items():
@@ -291,12 +299,26 @@ def trained_by_hand(job, seed, inputs, rows_of):
                 sgd.zero_grad()
                 F.cross_entropy(layer(rows_of(name, job.train)[rows]), job.train.labels[rows]).backward()
                 sgd.step()
-    return held, {key: layer for key, (layer, _) in probes.items()}
+    return {key: layer for key, (layer, _) in probes.items()}
 
 
+def judged(trials, job, rows_of):
+    """Of each head, what it gets right and the cross-entropy on the images that its trials left out; seeds that leave
+    out the same are averaged."""
+    right, lost = {}, {}
+    for key in trials[0][1]:
+        pairs = [(layers[key](rows_of(key[0], job.train))[out], job.train.labels[out]) for out, layers in trials]
+        outcomes = [(logits.argmax(1) == labels).double() for logits, labels in pairs]
+        right[key] = torch.cat(outcomes) if len(trials) > 2 else torch.stack(outcomes).mean(0)
+        lost[key] = F.cross_entropy(*(torch.cat(of) for of in zip(*pairs, strict=True))).item()
+    return right, lost
+
+
+@pytest.mark.parametrize("few", [1, 1000])
 @pytest.mark.parametrize("last_blocks", [1, (1, 2)])
-def test_online_sweep_equals_probes_written_out(last_blocks):
-    """Held-out images train nothing, choose by the deterministic view, and the test split only names the extra."""
+def test_online_sweep_equals_probes_written_out(last_blocks, few, monkeypatch):
+    """Images train nothing that they judge, they judge by the deterministic view, and the test split only names the extra."""
+    monkeypatch.setattr(holdout, "FEW", few)
     job = FakeJob(sweep(last_blocks=last_blocks), shared(80, 0), shared(60, 1))
     scores = by_name(job)
     assert list(scores) == ["top1", "top1@seed=0", "top1@seed=1", "best-on-test"]
@@ -307,39 +329,35 @@ def test_online_sweep_equals_probes_written_out(last_blocks):
         last, before = split.get("cls", -1), split.get("cls", -2)
         return torch.cat([before, last], dim=1) if name.endswith("@2") else last
 
-    for seed in (0, 1):
-        held, probes = trained_by_hand(job, seed, inputs, rows_of)
-        logits = {
-            (key, split): probes[key](rows_of(key[0], of))
-            for key in probes
-            for split, of in (("train", job.train), ("test", job.test))
-        }
-        known = {key: F.cross_entropy(logits[key, "train"][held], job.train.labels[held]).item() for key in probes}
-        right = {
-            at: rows.argmax(1) == (job.train if at[1] == "train" else job.test).labels for at, rows in logits.items()
-        }
-        rank = {key: (-int(right[key, "train"][held].sum()), known[key], job.config.rates[key[1]]) for key in probes}
-        best = min(rank, key=rank.__getitem__)
-        chosen = job.facts["chosen"][f"seed={seed}"]
-        assert chosen["base_rate"] == job.config.rates[best[1]]
-        assert chosen["held_out"] == int(held.sum()) == 16
-        assert chosen["held_out_top1"] == pytest.approx(right[best, "train"][held].float().mean().item())
-        assert chosen.get("last_blocks") == (None if last_blocks == 1 else int(best[0][-1]))
-        assert torch.allclose(job.kept["head"][f"{seed}/weight"], probes[best].weight, atol=1e-4)
-        assert scores[f"top1@seed={seed}"].outcomes.tolist() == right[best, "test"].float().tolist()
+    held = holdout.trials(job.train.groups, 0.2, job.rng("linear", "held-out"))
+    out = held[0] if few == 1 else torch.zeros(80, dtype=torch.bool)
+    reported = {seed: trained_by_hand(job, seed, out, inputs, rows_of) for seed in (0, 1)}
+    folds = [(fold, trained_by_hand(job, f"fold {n}", fold, inputs, rows_of)) for n, fold in enumerate(held)]
+    right, lost = judged([(out, of) for of in reported.values()] if few == 1 else folds, job, rows_of)
+    best = max(right.values(), key=lambda row: row.mean())
+    near = [key for key in right if right[key].mean() >= best.mean() - best.std(correction=0) / len(best) ** 0.5]
+    chosen = min(lost, key=lost.__getitem__)
+    how = job.facts["choices"]["top1"]
+    assert (how["chosen"], how["input"]) == (job.config.rates[chosen[1]], chosen[0])
+    assert (how["held_out"], how["folds"]) == ((16, 0) if few == 1 else (80, 5))
+    assert how["within_one_standard_error"] == len(near)
+    assert how["score"] == pytest.approx(float(right[chosen].mean()))
+    assert job.facts["chosen"].get("last_blocks") == (None if last_blocks == 1 else int(chosen[0][-1]))
+    for seed, probes in reported.items():
+        assert torch.allclose(job.kept["head"][f"{seed}/weight"], probes[chosen].weight, atol=1e-4)
+        found = (probes[chosen](rows_of(chosen[0], job.test)).argmax(1) == job.test.labels).float()
+        assert scores[f"top1@seed={seed}"].outcomes.tolist() == found.tolist()
     assert job.asked[-1][0] == "train"
     assert scores["best-on-test"].value >= scores["top1"].value
 
 
-def test_online_sweep_holds_out_whole_images():
-    """Four crops of an image hold the only examples of a class: held out, that class cannot be learnt."""
-    labels = torch.cat([torch.arange(36) % 2, torch.tensor([2, 2, 2, 2])])
-    train, test = features(labels, groups=torch.arange(40) // 4), features(torch.tensor([2]))
-    jobs = [FakeJob(sweep(seeds=(0,), epochs=20, rates=(8.0, 16.0)), train, test, seed=seed) for seed in range(40)]
-    alone = [bool(hold_out(train.groups, 0.2, job.rng("linear", "held-out"))[36]) for job in jobs]
-    some = [alone.index(True), alone.index(False)]
-    found = {(alone[seed], by_name(jobs[seed])["top1"].value) for seed in some}
-    assert found == {(True, 0.0), (False, 1.0)}
+def test_a_held_out_image_that_cannot_be_read_judges_nothing():
+    """The deterministic view meets a broken image that --skip-broken leaves out: the others keep their folds."""
+    splits = shared(80, 0), shared(60, 1)
+    whole, broken = FakeJob(sweep(), *splits), FakeJob(sweep(), *splits, unreadable=(7,))
+    for job in (whole, broken):
+        list(linear.run(job))
+    assert [job.facts["choices"]["top1"]["held_out"] for job in (whole, broken)] == [80, 79]
 
 
 RECIPES = {
@@ -389,7 +407,7 @@ def test_killed_after_any_epoch_the_result_is_the_same_to_the_bit(mode, recipe):
     splits[0].rows["mean"], splits[1].rows["mean"] = (split.rows["cls"] for split in splits)
     job = FakeJob(of(mode, recipe), *splits)
     whole = outcome(job)
-    for saves in range(1, 5 if mode == "online" else 9):  # cached, the seeds come one after the other
+    for saves in range(1, 5 if mode == "online" else 9):  # cached, the seeds and folds come one after the other
         killed = FakeJob(of(mode, recipe), *splits, checkpoint=KilledAt(saves))
         with pytest.raises(Killed):
             list(linear.run(killed))

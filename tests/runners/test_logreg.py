@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from evalkit.errors import FeatureError, ProtocolError, UsageError
+from evalkit.probing import holdout
 from evalkit.runners import logreg
 from tests.runners.fakes import FakeJob, Memory, features
 
@@ -115,8 +116,9 @@ def test_scores_and_facts():
     assert scores["best-on-test"].note == "best-on-test"
     assert scores["top1"].n == 60
     assert 0.4 < scores["top1"].value <= scores["best-on-test"].value
-    chosen = given.facts["chosen"]
-    assert (chosen["lambda"] * chosen["C"], chosen["held_out"]) == (pytest.approx(1), 20)
+    chosen, how = given.facts["chosen"], given.facts["choices"]["top1"]
+    assert chosen["lambda"] * chosen["C"] == pytest.approx(1)
+    assert (how["what"], how["chosen"], how["held_out"], how["folds"]) == ("lambda", chosen["lambda"], 80, 5)
     assert given.facts["fits_not_converged"] == []
     assert given.kept["head"]["classes"].tolist() == [0, 1, 2, 3]
 
@@ -143,14 +145,28 @@ def test_test_labels_choose_nothing():
     assert facts[0] == facts[1]
 
 
-def test_the_choice_is_accuracy_then_loss_then_the_stronger_penalty():
-    x, y = labelled(40, 4, 3)
-    good = logreg.fit(x, y, penalty=1.0)
-    zero = logreg.Fit(torch.zeros_like(good.weight), good.classes, 0, True)
-    scaled = logreg.Fit(good.weight * 100, good.classes, 0, True)  # as right, but surer of its errors
-    right = float((good.predict(x) == y).double().mean())
-    assert logreg._choose({0.1: zero, 0.2: scaled, 0.3: good}, x, y) == (0.3, right)
-    assert logreg._choose({0.1: good, 0.2: good}, x, y) == (0.2, right)
+def test_five_folds_choose_where_few_are_held_out_and_one_share_where_they_are_many(monkeypatch):
+    """The candidates' outcomes and losses written out."""
+    for few, trials in ((1000, 5), (1, 1)):
+        monkeypatch.setattr(holdout, "FEW", few)
+        given = job(data(80, 0), data(60, 1))
+        list(logreg.run(given))
+        unit = torch.nn.functional.normalize(given.train.rows["cls"], dim=1).double()
+        held = holdout.trials(given.train.groups, 0.25, given.rng("logreg", "held-out"))
+        assert len(held) == trials
+        right, lost = [], []
+        for penalty in (10.0, 1.0, 0.1, 0.01):
+            fits = [logreg.fit(unit[~out], given.train.labels[~out], penalty=penalty) for out in held]
+            pairs = [(fit, unit[out], given.train.labels[out]) for fit, out in zip(fits, held, strict=True)]
+            right.append(torch.cat([fit.predict(x) == y for fit, x, y in pairs]).double())
+            lost.append(sum(fit.loss(x, y) * len(y) for fit, x, y in pairs))
+        best = max(row.mean() for row in right)
+        error = (best * (1 - best) / len(right[0])).sqrt()
+        near = [i for i, row in enumerate(right) if row.mean() >= best - error]
+        how = given.facts["choices"]["top1"]
+        assert how["chosen"] == (10.0, 1.0, 0.1, 0.01)[lost.index(min(lost))]
+        assert (how["within_one_standard_error"], how["held_out"]) == (len(near), len(right[0]))
+        assert how["folds"] == (trials if trials > 1 else 0)
 
 
 def test_a_killed_run_goes_on_where_it_was(monkeypatch):
@@ -160,7 +176,7 @@ def test_a_killed_run_goes_on_where_it_was(monkeypatch):
 
     def dying(*args, **options):
         calls.append(options["penalty"])
-        if len(calls) == 6:
+        if len(calls) == 22:
             raise KeyboardInterrupt
         return fit(*args, **options)
 
@@ -168,7 +184,7 @@ def test_a_killed_run_goes_on_where_it_was(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         list(logreg.run(killed))
     assert [s.value for s in logreg.run(killed)] == expected
-    assert calls == [10.0, 1.0, 0.1, 0.01, 10.0, 1.0, 1.0, 0.1, 0.01]
+    assert calls == [10.0, 1.0, 0.1, 0.01] * 5 + [10.0, 1.0, 1.0, 0.1, 0.01]  # five folds, and all labels
     assert torch.equal(whole.kept["head"]["weight"], killed.kept["head"]["weight"])
 
 

@@ -63,3 +63,15 @@ def test_the_recipes_train_and_score(root, tmp_path, id):
     assert scores["top1"]["n"] == record.data["test"]["n"] == 16
     assert ("best-on-test" in scores) == ("linear" in id)
     assert ("top1@running-statistics" in scores) == (id == "part-attentive-cub-released")
+
+
+@pytest.mark.parametrize(("id", "rate"), [("part-linear-cub-released", 0.4), ("part-attentive-cub-released", 0.04)])
+def test_released_rates_are_scaled_by_the_nominal_batch(root, tmp_path, id, rate):
+    """32 crops make one batch of 32; the script multiplies by the 1024 that were asked for (patch_lincls.py, line 510)."""
+    recipe = catalog.recipe(id)
+    short = {"epochs": 1, "seeds": [0]} | ({"norm_batch": 0} if "attentive" in id else {})
+    record = evaluate("pixels", replace(recipe, config={**recipe.config, **short}), data={"CUB_200_2011": root},
+                      cache=tmp_path)  # fmt: skip
+    found = record.facts["training" if "attentive" in id else "chosen"]
+    assert found["batch"] == 32
+    assert found["rate"] == pytest.approx(rate)

@@ -164,8 +164,8 @@ def test_the_threshold_of_training_is_chosen_there_and_the_optimal_one_on_test()
         groups=np.arange(2), share=np.zeros(2), tiny=np.zeros(2, bool),
     )  # fmt: skip
     config = prompt.Config(thresholds=(), candidates=(0.3, 0.1, 0.2))
-    assert prompt._best(table, "", config) == 0.2
-    assert prompt._best(table, "patch/", config) == 0.1  # nothing to choose by: the lowest
+    assert prompt._best(table, "", config).index == 1  # of 0.1, 0.2, 0.3: means 0.7, 0.5, 0.3 in the order of the cuts
+    assert prompt._best(table, "patch/", config).index == 0  # nothing to choose by: the lowest
 
 
 def test_objects_smaller_than_a_patch_are_counted_and_have_no_patch(tmp_path):

@@ -66,7 +66,7 @@ def test_what_is_certain_scores_exactly_one(root, changes):
     record = measured(root, SMALL | changes)
     assert set(values(record)) == {"mIoU", "mAcc", "aAcc", *(f"IoU/{name}" for name in NAMES)}
     for score in record.scores:
-        assert (score["value"], score["low"], score["high"]) == (1, 1, 1)
+        assert (score["value"], score["interval"]) == (1, "none")
         assert 0 < score["n"] <= 5
     assert record.facts["blocks"] == {"asked": [3, 5, 7, 11], "used": [3, 5, 7, 11], "depth": 12}
     assert record.facts["training"] == {"photos": 6, "steps": 12, "batch": 4, "epochs": 8.0}

@@ -13,7 +13,6 @@ The base encoder is evaluated (main_lincls.py:181) and exported. Watched: its cl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evalkit.adapters.positions import moco_v3
+from evalkit.adapters.moco_v3 import start
 from evalkit.adapters.vit import VisionTransformer, ViTConfig
 from evalkit.errors import ExtraMissing
 from evalkit.pretrain.augment import View, draw
@@ -91,16 +90,9 @@ def mlp(layers: int, dim: int, hidden: int, out: int) -> nn.Module:
 
 
 def encoder(arch: ViTConfig) -> VisionTransformer:
-    """With the authors' start (vits.py:31-51): Xavier for q, k and v each, a class token near zero, and sines and cosines
-    of the row, then of the column, for positions, which are never trained."""
+    """With the authors' start; positions are never trained."""
     vit = transformer(arch)
-    with torch.no_grad():
-        bound = math.sqrt(6 / (2 * arch.dim))
-        for block in vit.blocks:
-            block.attn.qkv.weight.uniform_(-bound, bound)  # type: ignore[union-attr,operator]
-        vit.cls_token.normal_(std=1e-6)
-        rows = vit.pos_embed[:, 1:].reshape(1, *arch.grid, -1)
-        vit.pos_embed[:, 1:] = moco_v3(rows, arch.grid).flatten(1, 2)
+    start(vit)
     vit.pos_embed.requires_grad_(False)
     return vit
 

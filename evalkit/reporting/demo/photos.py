@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class Limits:
     max_megapixels: float = 50
 
     def __post_init__(self) -> None:
-        if not (self.max_mb > 0 and self.max_megapixels > 0):
+        if not (0 < self.max_mb < math.inf and 0 < self.max_megapixels < math.inf):
             raise UsageError(f"--max-mb {self.max_mb:g}, --max-megapixels {self.max_megapixels:g}: both are above 0")
 
 

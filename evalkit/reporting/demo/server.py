@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import ExtraMissing, UsageError
+from evalkit.reporting.demo.gate import Gate
 from evalkit.reporting.demo.looker import Looker
 from evalkit.reporting.demo.photos import Limits, examples
 
@@ -77,20 +78,20 @@ def serving(looker: Looker, address: Address, limits: Limits) -> Iterator[tuple[
         blocks = page.build(desk)
         blocks.queue(default_concurrency_limit=2, max_size=32, api_open=False)
         try:
-            url = _launch(gr, blocks, Address(address.host, port), limits)
+            url = _launch(gr, blocks, Address(address.host, port), Path(kept), limits=limits)
             yield url, blocks
         finally:
             blocks.close(verbose=False)
 
 
-def _launch(gr: Any, blocks: Any, address: Address, limits: Limits) -> str:
+def _launch(gr: Any, blocks: Any, address: Address, folder: Path, *, limits: Limits) -> str:
     from evalkit.reporting.demo.page import STYLE
 
     _, url, _ = blocks.launch(
         server_name=address.host, server_port=address.port, share=False, inbrowser=False, quiet=True,
         prevent_thread_lock=True, allowed_paths=[], max_file_size=int(limits.max_mb * 1e6), ssr_mode=False, pwa=False,
         mcp_server=False, enable_monitoring=False, run_history=False, footer_links=[], state_session_capacity=16,
-        strict_cors=True, css=STYLE, app_kwargs={"middleware": _guards(address.host)},
+        strict_cors=True, css=STYLE, app_kwargs={"middleware": _guards(address.host, folder, limits)},
         theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
     )  # fmt: skip
     return str(url)
@@ -126,16 +127,16 @@ def _set(values: dict[str, str]) -> None:
             os.environ[name] = value
 
 
-def _guards(host: str) -> list[Any]:
-    """Answers carry the policy; a page that listens to this machine only answers to this machine's names, so that no
-    foreign page can reach it under a name of its own."""
+def _guards(host: str, folder: Path, limits: Limits) -> list[Any]:
+    """Answers carry the policy; other sites' pages change nothing and uploads are bounded (`gate.py`); a page that listens
+    to this machine only answers to this machine's names, so that no foreign page can reach it under a name of its own."""
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     guards = [Middleware(_Headers)]
     if host in LOOPBACK:
         guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK]))
-    return guards
+    return [*guards, Middleware(Gate, folder=folder, limits=limits)]
 
 
 class _Headers:

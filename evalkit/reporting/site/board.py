@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.records import Record
-from evalkit.reporting import comparable, standing
+from evalkit.reporting import comparable, intervals, standing
 from evalkit.reporting.site import collected, grains
 from evalkit.reporting.site.collected import Collected
 
 
 @dataclass(frozen=True)
 class Value:
-    """A score as it is printed: percent for fractions. low, high: its 95 % interval, NaN where there is none."""
+    """A score as it is printed: percent for fractions. low, high: its 95 % interval, NaN where there is none. spread: the
+    interval as it is printed after the value; method: how it was found, "" where nothing tries."""
 
     value: float
     low: float
@@ -28,23 +29,20 @@ class Value:
     n: int
     unit: str
     digits: int
-
-    @property
-    def half(self) -> float:
-        """Half of the interval."""
-        return (self.high - self.low) / 2
+    spread: str = ""
+    method: str = ""
 
     def plain(self) -> str:
         """`51.2 ± 4.1`."""
         if math.isnan(self.value):
             return "no value"
-        shown = f"{self.value:.{self.digits}f}"
-        return shown if math.isnan(self.half) else f"{shown} ± {self.half:.{self.digits}f}"
+        return f"{self.value:.{self.digits}f}{self.spread}"
 
     def interval(self) -> str:
         """`[47.1, 55.3]`; "" where there is none."""
         known = not (math.isnan(self.low) or math.isnan(self.high))
-        return f"[{self.low:.{self.digits}f}, {self.high:.{self.digits}f}]" if known else ""
+        exact = " exact" if self.method == "clopper-pearson" else ""
+        return f"[{self.low:.{self.digits}f}, {self.high:.{self.digits}f}]{exact}" if known else ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,8 @@ def printed(score: Mapping[str, Any]) -> Value:
     """A record's score in the unit in which it is printed."""
     scale, digits, unit = (100.0, 1, "%") if score["unit"] == "fraction" else (1.0, 3, str(score["unit"]))
     value, low, high = (scale * float(score[key]) for key in ("value", "low", "high"))
-    return Value(value, low, high, int(score["n"]), unit, digits)
+    spread, how = intervals.spread(score, scale=scale, digits=digits), intervals.method(score)
+    return Value(value, low, high, int(score["n"]), unit, digits, spread, how)
 
 
 def build(read: Collected) -> Board:
@@ -116,7 +115,7 @@ def build(read: Collected) -> Board:
 def _encoders(found: Iterable[Record]) -> tuple[Encoder, ...]:
     newest = {comparable.who(record): record for record in found}
     names = comparable.short(newest)
-    made = [Encoder(w, names[w], r.encoder, collected.is_control(str(r.encoder["id"]))) for w, r in newest.items()]
+    made = [Encoder(w, names[w], r.encoder, comparable.is_control(r.encoder)) for w, r in newest.items()]
     return tuple(sorted(made, key=lambda e: (e.control, e.name)))
 
 

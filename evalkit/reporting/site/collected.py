@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit import catalog, records
-from evalkit.errors import CatalogError, RecordError
+from evalkit.errors import RecordError
 from evalkit.records import Record
 
 NEEDED: Mapping[str, tuple[str, ...]] = {
@@ -52,14 +52,6 @@ def _usable(path: Path) -> Record:
     if lacking:
         raise RecordError(f"{path}: not a record, or damaged (no {', '.join(lacking)}); delete it to measure again")
     return record
-
-
-def is_control(encoder: str) -> bool:
-    """Whether the zoo says that this encoder is there to be beaten."""
-    try:
-        return encoder in catalog.manifests() and catalog.manifest(encoder).control
-    except CatalogError:
-        return False
 
 
 def short_titles() -> dict[str, str]:

@@ -112,9 +112,11 @@ def _cell(column: Column, cell: Cell | None) -> Safe:
     if cell.value is None:
         return tag("td", "n/a", class_="n none", title=cell.why)
     value = cell.value
-    half = value.plain().partition(" ± ")[2]
     shown = tag("span", f"{value.value:.{value.digits}f}", class_="value")
-    more = [tag("span", f" ± {half}", class_="half") if half else None, parts.mark(cell) or tag("span", class_="mark")]
+    more = [
+        tag("span", value.spread, class_="half") if value.spread else None,
+        parts.mark(cell) or tag("span", class_="mark"),
+    ]
     bar = None
     if column.unit == "%" and value.interval():
         place = f"--low:{max(value.low, 0):.2f}%;--high:{min(value.high, 100):.2f}%;--at:{value.value:.2f}%"

@@ -21,9 +21,11 @@ MARKS = {
 
 FOOTNOTE = (
     "★ is the best of its column. ≈ cannot be told apart from the best: the 95 % interval of the difference, from a paired "
-    "bootstrap (both encoders on the same resampled test images), holds 0. One test per cell, not corrected for how many "
-    "cells there are, and no proof that two encoders are equally good. Without a mark the difference is significant. "
-    "? could not be tested; the recipe's page says why."
+    "bootstrap (both encoders on the same resampled test images), holds 0, or p is not below 0.05. One test per cell, not "
+    "corrected for how many cells there are, and no proof that two encoders are equally good. Without a mark the "
+    "difference is significant. ? could not be tested; the recipe's page says why. Where all test images, or nearly all, are "
+    "right or wrong the interval is the exact one of a proportion (Clopper and Pearson), [a, b]; where fewer than 10 can "
+    "be resampled there is none."
 )
 
 

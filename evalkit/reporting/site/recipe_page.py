@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evalkit import runners
+from evalkit import catalog, runners
+from evalkit.datasets import published as sizes
 from evalkit.errors import EvalkitError
 from evalkit.reporting.html import Safe, breakable, sentence, table, tag, text
 from evalkit.reporting.site import breakdown, grains, parts, plots, published
@@ -133,9 +134,17 @@ def _linked(said: str) -> Safe:
     return tag("a", said, href=f"https://arxiv.org/abs/{number[1]}") if number else text(said)
 
 
+def _measured_on(column: Column) -> str:
+    """Whether the column was measured on the data that papers measured."""
+    if column.id not in catalog.recipes():
+        return ""
+    gaps = sizes.differences(catalog.recipe(column.id).dataset, next(iter(column.cells.values())).record.data)
+    return f"Here the data are others: {'; '.join(gaps)}." if gaps else "Here the data are those."
+
+
 def _published(column: Column) -> Safe:
     rows = published.of(column.recipe)
-    said = "What papers print for this recipe. It compares with the numbers above only where network and data are the same."
+    said = f"What papers print for this recipe. It compares only with the same network on the same data. {_measured_on(column)}"
     shown = table(published.HEADS, rows, label="Published values")
     none = tag("p", "No paper prints a number for exactly this recipe and these data.", class_="quiet")
     return tag(
