@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from evalkit import catalog
-from evalkit.errors import MissingFiles, UnknownName, UsageError
-from evalkit.types import DatasetRef
+from evalkit.cli.options import DataPaths, pairs
+from evalkit.errors import EvalkitError, MissingFiles, UnknownName, UsageError
+from evalkit.types import Dataset, DatasetRef, Role
 
 app = typer.Typer(help="Look after the data sets.", no_args_is_help=True)
 
@@ -29,42 +32,77 @@ def _known(own: bool) -> dict[str, DatasetRef]:
     return modules | {ref.name: ref for ref in asked} | {ref.folder: ref for ref in asked}
 
 
-def _located(dataset: str, data_root: Path | None, data: Path | None) -> tuple[DatasetRef, Path]:
-    """The data set of a folder's or a module's name, and where it lies."""
+def _located(dataset: str, data_root: Path | None, data: list[str] | None) -> tuple[DatasetRef, Path]:
+    """The data set of a folder's or a module's name, and where it lies. data: NAME=PATH, or the path alone."""
     from evalkit import datasets
 
-    known = _known(own=data_root is not None or data is not None)
+    known = _known(own=data_root is not None or bool(data))
+    if dataset.endswith(".toml"):
+        known = {dataset: catalog.recipe(dataset).dataset}
     if dataset not in known:
         raise UnknownName("dataset", dataset, known)
     reference = known[dataset]
-    return reference, datasets.locate(reference, data_root, {dataset: data} if data else {}, catalog.shipped_data())
+    given = pairs([text if "=" in text or not text else f"{reference.folder}={text}" for text in data or []])
+    if strange := sorted(set(given) - {dataset, reference.folder, reference.name}):
+        wanted = f"--data {reference.folder}=PATH"
+        raise UsageError(f"--data names {', '.join(strange)}, but {dataset} was asked for: {wanted}")
+    given = dict.fromkeys([reference.folder] * bool(given), *list(given.values())[-1:])
+    return reference, datasets.locate(reference, data_root, given, catalog.shipped_data())
+
+
+def _as_the_recipe_has_it(reference: DatasetRef, path: Path) -> list[str]:
+    """What is wrong with the two splits, and with each of their masks."""
+    from evalkit import datasets
+    from evalkit.datasets import dense
+
+    roles: tuple[Role, ...] = ("train", "test")
+    makers = [functools.partial(datasets.open_dataset, reference, role, path) for role in roles]
+    return dense.problems(makers)
+
+
+def _opened(reference: DatasetRef, path: Path) -> tuple[Dataset, Dataset] | None:
+    """Both splits, by the names that the recipes use or the usual ones; None where no such pair can be opened."""
+    from evalkit import datasets
+
+    for train, test in ((reference.train, reference.test), ("train", "val"), ("train", "test")):
+        asked = dataclasses.replace(reference, train=train, test=test, labelled=None)
+        try:
+            return datasets.open_dataset(asked, "train", path), datasets.open_dataset(asked, "test", path)
+        except EvalkitError:
+            continue
+    return None
 
 
 @app.command()
 def verify(
     dataset: Annotated[
-        str, typer.Argument(help="A folder name as recipes use it (cifar10, ccp ...), or a dataset module.")
+        str,
+        typer.Argument(help="A folder name as recipes use it (cifar10, ccp ...), a dataset module, or a recipe file."),
     ],
     data_root: Annotated[
         Path | None, typer.Option(envvar="EVALKIT_DATA", help="Folder that holds the datasets.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Path of this dataset itself.")] = None,
+    data: DataPaths = None,
 ) -> None:
     """Say what is missing or wrong in a dataset, all of it, with the expected layout; exit code 1 if anything is.
 
     By the name of a folder (imagenet ...) it must have the classes and photos of the published data set too; by that of a
-    module (image_folder ...) any data in its layout are complete.
+    module (image_folder ...) any data in its layout are complete; a recipe file's data are read with its options.
     """
     from evalkit import datasets
-    from evalkit.datasets import published
+    from evalkit.datasets import agreement, published
 
     reference, path = _located(dataset, data_root, data)
-    problems = datasets.verify(reference.name, path)
+    own = dataset.endswith(".toml")
+    problems = _as_the_recipe_has_it(reference, path) if own else datasets.verify(reference.name, path)
     if dataset == reference.folder:  # a folder's name is a published data set; a module's is any data in its layout
         problems = list(dict.fromkeys([*problems, *published.problems(reference, path)]))
+    notes: list[str] = []
+    if not problems and (splits := _opened(reference, path)):
+        problems, notes = agreement.looked_at(*splits)
     if problems:
         raise MissingFiles("\n  ".join([f"{path}: {len(problems)} problems as {reference.name}:", *problems]))
-    typer.echo(f"{path}: complete as {reference.name}")
+    typer.echo("\n".join([f"{path}: complete as {reference.name}", *(f"note: {note}" for note in notes)]))
 
 
 @app.command()
@@ -73,7 +111,7 @@ def classes(
     data_root: Annotated[
         Path | None, typer.Option(envvar="EVALKIT_DATA", help="Folder that holds the datasets.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Path of this dataset itself.")] = None,
+    data: DataPaths = None,
     out: Annotated[
         Path | None, typer.Option(help="Where to write the list (the dataset's own place if empty).")
     ] = None,

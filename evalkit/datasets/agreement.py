@@ -11,14 +11,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from evalkit.datasets.selection import Selection
+from evalkit.datasets.selection import Selection, offers
 from evalkit.errors import DatasetError
 from evalkit.files import shown
-from evalkit.types import Dataset, Outlined, Sample
+from evalkit.types import Dataset, Outlined, Sample, Segmented
 
 _NAMED = 10
 
@@ -89,6 +89,37 @@ def agreed(train: Dataset, test: Dataset) -> Dataset:
             f"{', '.join(strange[:_NAMED])}{more}; both splits need the same classes, by name"
         )
     return Renumbered(test, own)
+
+
+def looked_at(train: Dataset, test: Dataset) -> tuple[list[str], list[str]]:
+    """(problems, notes) of two opened splits, for `evalkit data verify`: what `agreed` refuses where they share a class at
+    all, what is odd of each, and the classes that no labelled pixel carries; every mask may be read for that."""
+    problems, found = [], [note for split in (train, test) for note in notes(split.describe())]
+    try:
+        if set(train.classes) & set(test.classes):
+            found += [note for note in notes(agreed(train, test).describe()) if note not in found]
+    except DatasetError as error:
+        problems.append(str(error))
+    for split in (train, test):
+        met = _met(split) if offers(split, "pixels") and split.classes else set(range(len(split.classes)))
+        lacking = [name for label, name in enumerate(split.classes) if label not in met]
+        if lacking:
+            text = f"{split.name} ({split.split}): no labelled pixel is {_listed(lacking)}"
+            (problems if split is train and len(met) == 1 else found).append(text)
+    return problems, found
+
+
+def _met(data: Dataset) -> set[int]:
+    """The classes that a labelled pixel carries; masks that cannot be read are passed over."""
+    met: set[int] = set()
+    for index in np.random.default_rng(0).permutation(len(data)).tolist():
+        try:
+            met |= set(np.unique(cast(Segmented, data).pixels(index)).tolist()) - {-1}
+        except DatasetError:
+            continue
+        if len(met) == len(data.classes):
+            break
+    return met
 
 
 def notes(facts: Mapping[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ import numpy as np
 from evalkit.datasets import images
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Listing, Photos
+from evalkit.datasets.selection import offers
 from evalkit.errors import BrokenImage, DatasetError, MissingFiles
 from evalkit.types import Dataset, Sample
 
@@ -213,8 +214,8 @@ def problems(opened: Iterable[Callable[[], Dataset]], official: Mapping[str, int
 
 
 def _mask_problems(data: Dataset) -> list[str]:
-    found = []
-    for index in range(len(data)):
+    found: list[str] = []
+    for index in range(len(data) if offers(data, "pixels") else 0):
         try:
             data.pixels(index)  # type: ignore[attr-defined]
         except DatasetError as error:

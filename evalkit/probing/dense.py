@@ -76,7 +76,7 @@ def check_labels(job: Job) -> None:
         data = job.dataset(role)
         met = _met(job, role, len(data.classes))
         lacking = [shown(name) for label, name in enumerate(data.classes) if label not in met]
-        if role == "train" and len(data.classes) - len(lacking) < 2 <= len(data.classes):
+        if role == "train" and len(data.classes) - len(lacking) == 1 < len(data.classes):
             void = "; there are pixels of a value that does not count, in most data sets 255" if -1 in met else ""
             raise ProtocolError(
                 f"{data.name} ({data.split}): no labelled pixel is {', '.join(lacking[:10])}, so there is nothing to tell "
