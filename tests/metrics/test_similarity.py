@@ -282,6 +282,18 @@ def test_propagation_does_not_see_where_a_patch_lies(rules):
     assert torch.allclose(found[1], right, atol=1e-6)
 
 
+def test_propagation_takes_the_patches_that_are_nearest_by_less_than_a_float32_product_can_tell():
+    """Of nine neighbours six are nearly alike, and five of them are taken."""
+    rules = propagation.Rules(radius=1, neighbours=5)
+    alike = torch.randn(384, generator=rng(0))
+    first = alike + 2e-6 * torch.randn(9, 9, 384, generator=rng(1))
+    first[:, ::3] = torch.randn(9, 3, 384, generator=rng(2))
+    clip = torch.stack([first, alike + torch.randn(9, 9, 384, generator=rng(3))])
+    mask = torch.randint(4, (9, 9), generator=rng(4))
+    found = propagation.propagate(clip, mask, rules=rules)[1]
+    assert torch.allclose(found, plain_propagation(clip, mask, rules), atol=1e-5)
+
+
 def plain_propagation(clip, mask, rules):
     """(C, h, w) of the second frame: the k most similar of the first, and all that equal the last of them."""
     height, width, dim = clip.shape[1:]
@@ -294,7 +306,7 @@ def plain_propagation(clip, mask, rules):
             for other, value in enumerate(row)
             if max(abs(other // width - y), abs(other % width - x)) <= (rules.radius or height * width)
         }
-        last = sorted(near.values(), reverse=True)[rules.neighbours - 1]
+        last = sorted(near.values(), reverse=True)[: rules.neighbours][-1]
         taken = {other: math.exp((value - 1) / rules.temperature) for other, value in near.items() if value >= last}
         for other, weight in taken.items():
             soft[mask[other // width, other % width], y, x] += weight / sum(taken.values())
