@@ -16,7 +16,7 @@ import torch
 from evalkit import state
 from evalkit.errors import PretrainError, StateError
 from evalkit.files import write_atomically
-from evalkit.pretrain import tensors as tensor_files
+from evalkit.pretrain import tensor_files
 from evalkit.pretrain.method import Method
 from evalkit.version import __version__
 
