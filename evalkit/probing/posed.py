@@ -73,7 +73,9 @@ def cached(job: Job, frame: Frame, batch: int, *, seeds: Sequence[int]) -> Epoch
 
 def _held(job: Job, frame: Frame, batch: int, seeds: Sequence[int]) -> Epoch:
     found = (encoded(job, frame, piece) for piece in pieces(views(job, "train", frame.size), PIECE))
-    still = [replace(rows, tokens=rows.tokens.half().cpu()) for rows in found]  # at once: half of what waits for the rest
+    still = [
+        replace(rows, tokens=rows.tokens.half().cpu()) for rows in found
+    ]  # at once: half of what waits for the rest
     tokens = torch.cat([rows.tokens for rows in still])
     points, labelled = torch.cat([rows.points for rows in still]), torch.cat([rows.labelled for rows in still])
 

@@ -19,7 +19,7 @@ from evalkit.features import shards
 from evalkit.features.extract import ExtractOptions, extract
 from evalkit.features.key import Request
 from evalkit.features.store import FeatureStore, default_budget
-from evalkit.features.stored import Columns, MappedShard, StoredFeatures, Gathered, serialised
+from evalkit.features.stored import Columns, Gathered, MappedShard, StoredFeatures, serialised
 
 
 def fill(root: Path, images: int = 10, **options) -> FeatureStore:
