@@ -253,7 +253,9 @@ def compare(folder: Path, count: int, rounds: int, *, encoder: Plain, workers: i
         f"    decoding alone {count / decoding:.1f} images/s on {os.cpu_count()} cores, "
         f"forward alone {speeds[1]:.1f} images/s on {encoder.device}"
     )
-    met += [memory_of(parts, (500, 3_000) if count < 256 else (500, 3_000, 10_000)) for parts in ("cls+mean", "patches")]
+    met += [
+        memory_of(parts, (500, 3_000) if count < 256 else (500, 3_000, 10_000)) for parts in ("cls+mean", "patches")
+    ]
     return 0 if all(met) else 1
 
 
