@@ -63,7 +63,7 @@ lint: $(READY) ## style (ruff) and types (mypy --strict)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: $(READY) ## speed and memory, ours beside the published procedure, as ratios
-	@set -e; for b in knn linear sweep retrieval extraction encode part_retrieval pose prompt segmentation video_score video demo; do echo "== bench/$$b.py"; $(BIN)/python bench/$$b.py; done
+	@set -e; for b in knn linear sweep retrieval extraction encode part_retrieval pose prompt segmentation video_score video demo growth; do echo "== bench/$$b.py"; $(BIN)/python bench/$$b.py; done
 
 clean: ## remove .venv, records and caches of tools (stored features stay: evalkit cache prune)
 	rm -rf .venv runs report site .pytest_cache .mypy_cache .ruff_cache .hypothesis

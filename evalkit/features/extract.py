@@ -27,11 +27,11 @@ from evalkit.features.key import Key, PatchDtype, Request, key_of, samples_diges
 from evalkit.features.store import FeatureStore, Origin, default_budget
 from evalkit.features.stored import (
     Columns,
+    Gathered,
     MappedShard,
     MemoryShard,
     Rows,
     StoredFeatures,
-    join,
     named,
     serialised,
 )
@@ -202,14 +202,14 @@ class Plan:
         spans = [self.spans[number] for number in numbers]
         batches = self.computed(spans, self.request)
         for number, (first, stop) in zip(numbers, spans, strict=True):
-            pieces, skipped = [], []
+            gathered, skipped = Gathered(stop - first), list[int]()
             for pack, rows in batches:
-                pieces.append(rows)
+                gathered.add(rows, len(pack.positions))
                 skipped += [position for position, _ in pack.failures]
                 if pack.stop == stop:
                     break
             held = stop - first - len(skipped)
-            yield shards.Facts(self.key.digest, number, first, stop, held, tuple(skipped)), join(pieces)
+            yield shards.Facts(self.key.digest, number, first, stop, held, tuple(skipped)), gathered.rows()
 
 
 def _admitted(packs: Iterable[decoding.Pack], broken: decoding.Broken) -> Iterator[decoding.Pack]:
@@ -249,6 +249,7 @@ def _make(plan: Plan, store: FeatureStore, missing: Sequence[int]) -> None:
     for facts, rows in plan.shards(missing):
         sealed, _ = shards.seal(serialised(rows, facts))
         shards.write(folder / shards.name(facts.number), sealed)
+        del rows, sealed  # before the next shard is made
 
 
 def _opened(plan: Plan, store: FeatureStore, held: Sequence[shards.Facts]) -> StoredFeatures:

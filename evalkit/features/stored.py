@@ -183,9 +183,33 @@ def named(request: Request, depth: int, part: Part, block: int) -> str:
     return f"{part}.{number}"
 
 
-def join(pieces: Sequence[Rows]) -> Rows:
-    """Rows below each other, in new memory."""
-    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+class Gathered:
+    """Rows that come batch by batch, below each other in memory that is taken with the first of them.
+
+    Held batch by batch they would lie in the gaps that the large blocks of a forward pass leave, which then find no gap of
+    their size (glibc): a process grew by the tokens of a batch with every batch. images: how many are expected.
+    """
+
+    def __init__(self, images: int) -> None:
+        self._images, self._held, self._filled = images, dict[str, Tensor](), dict[str, int]()
+
+    def add(self, rows: Rows, images: int) -> None:
+        """The rows of so many images."""
+        for name, values in rows.items():
+            first, held = self._filled.get(name, 0), self._held.get(name)
+            last = first + len(values)
+            if held is None or last > len(held):
+                room = max(last, len(values) * self._images // max(images, 1))
+                grown = values.new_empty((room, *values.shape[1:]))
+                if held is not None:
+                    grown[:first] = held[:first]
+                held = self._held[name] = grown
+            held[first:last] = values
+            self._filled[name] = last
+
+    def rows(self) -> Rows:
+        """All that came."""
+        return {name: values[: self._filled[name]] for name, values in self._held.items()}
 
 
 def with_offsets(rows: Rows) -> Rows:

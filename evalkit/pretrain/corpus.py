@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from evalkit.errors import PretrainError
 from evalkit.files import write_atomically
+from evalkit.pretrain import tensor_files
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 TRAINING = ("train", "train2017", "train2014", "training")
@@ -215,7 +215,7 @@ def pack(listing: list[tuple[Path, list[str]]], size: int, cache: Path, *, windo
     if not target.exists():
         images = torch.from_numpy(np.stack(list(_decode(listing, size, windows))))
         metadata = {"format": "pt", "digest": digest}
-        write_atomically(target, lambda part: save_file({"images": images}, part, metadata))
+        write_atomically(target, lambda part: tensor_files.write(part, {"images": images}, metadata))
     return target
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from evalkit import state
 from evalkit.errors import PretrainError, StateError
 from evalkit.files import write_atomically
+from evalkit.pretrain import tensor_files
 from evalkit.pretrain.method import Method
 from evalkit.version import __version__
 
@@ -85,7 +85,7 @@ def export(method: Method, folder: Path, arch: str, facts: Mapping[str, Any]) ->
     tensors = {k: v.detach().cpu() for k, v in method.export().items()}
     tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in tensors.items()}
     metadata = {"format": "pt", "evalkit": __version__, "training": json.dumps(facts)}
-    write_atomically(path, lambda part: save_file(tensors, part, metadata))
+    write_atomically(path, lambda part: tensor_files.write(part, tensors, metadata))
     manifest = (
         f'title = "{facts["method"]}, {facts["step"]} steps of {facts["run"]["batch"]} images, by evalkit pretrain"\n'
         f'family = "{method.family}"\narch = "{arch}"\nfile = "{ENCODER}"\n'

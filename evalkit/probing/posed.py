@@ -7,7 +7,7 @@ What:   "online" shakes each box anew in each epoch and encodes it then; "cached
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TypeVar
 
@@ -72,8 +72,11 @@ def cached(job: Job, frame: Frame, batch: int, *, seeds: Sequence[int]) -> Epoch
 
 
 def _held(job: Job, frame: Frame, batch: int, seeds: Sequence[int]) -> Epoch:
-    still = [encoded(job, frame, piece) for piece in pieces(views(job, "train", frame.size), PIECE)]
-    tokens = torch.cat([rows.tokens.half().cpu() for rows in still])
+    found = (encoded(job, frame, piece) for piece in pieces(views(job, "train", frame.size), PIECE))
+    still = [
+        replace(rows, tokens=rows.tokens.half().cpu()) for rows in found
+    ]  # at once: half of what waits for the rest
+    tokens = torch.cat([rows.tokens for rows in still])
     points, labelled = torch.cat([rows.points for rows in still]), torch.cat([rows.labelled for rows in still])
 
     def epoch_of(epoch: int) -> Iterator[tuple[Sequence[int], Batch]]:

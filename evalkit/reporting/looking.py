@@ -15,7 +15,7 @@ from evalkit.datasets import images
 from evalkit.errors import BrokenImage, Unsupported, UsageError
 from evalkit.features import view as views
 from evalkit.features.extract import resolve_precision
-from evalkit.features.forward import casting
+from evalkit.features.forward import casting, owned
 from evalkit.types import Encoder, Interpolation, Precision
 
 LARGEST = 4096
@@ -79,7 +79,7 @@ class Eyes:
         """picture: RGB, of whole patches."""
         with torch.no_grad(), casting(self.device, resolve_precision(self.precision, self.device)):
             patches = self.encoder.encode(self._input(picture))[0].patches[0]
-        return Seen(name, picture, patches.float().cpu())
+        return Seen(name, picture, owned(patches.float().cpu()))
 
     def attention(self, picture: Image.Image, patch: int | None = None) -> Tensor:
         """(heads, h, w) float32 on the CPU: how the last block's class token, or a patch by its flat number, attends to the

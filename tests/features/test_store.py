@@ -19,7 +19,7 @@ from evalkit.features import shards
 from evalkit.features.extract import ExtractOptions, extract
 from evalkit.features.key import Request
 from evalkit.features.store import FeatureStore, default_budget
-from evalkit.features.stored import Columns, MappedShard, StoredFeatures, join, serialised
+from evalkit.features.stored import Columns, Gathered, MappedShard, StoredFeatures, serialised
 
 
 def fill(root: Path, images: int = 10, **options) -> FeatureStore:
@@ -221,7 +221,10 @@ def test_grids_may_differ_from_row_to_row(tmp_path):
         {"patches.0": torch.randn(h * w, 5), "grids": torch.tensor([[h, w]], dtype=torch.int32)} for h, w in grids
     ]
     mapped = []
-    for number, rows in enumerate([join(pieces[:2]), pieces[2]]):
+    gathered = Gathered(2)
+    for piece in pieces[:2]:
+        gathered.add(piece, 1)
+    for number, rows in enumerate([gathered.rows(), pieces[2]]):
         held = len(rows["grids"])
         sealed, _ = shards.seal(serialised(rows, shards.Facts("k", number, 0, held, held)))
         shards.write(tmp_path / shards.name(number), sealed)

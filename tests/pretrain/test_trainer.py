@@ -162,6 +162,8 @@ def test_a_foreign_checkpoint_is_refused_in_one_line(tmp_path: Path, other: Any,
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
     a, b = train(tmp_path / "a"), train(tmp_path / "b")
     same(a, b)
+    files = [(tmp_path / name / "encoder.safetensors").read_bytes() for name in "ab"]
+    assert files[0] == files[1]
     other = train(tmp_path / "c", run=replace(RUN, seed=1))
     assert not torch.equal(a.method.student.weight, other.method.student.weight)
 
