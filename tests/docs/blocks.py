@@ -122,7 +122,7 @@ def _check_evalkit(words: list[str]) -> None:
     for name, known in _KNOWN.items():
         given = values.get(name)
         for value in [given] if isinstance(given, str) else given or []:
-            _require(name, str(value), known(path))
+            _require(name, str(value).removeprefix(catalog.TWIN), known(path))
 
 
 def _require(what: str, value: str, known: list[str]) -> None:
