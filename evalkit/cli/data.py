@@ -44,9 +44,10 @@ def _located(dataset: str, data_root: Path | None, data: list[str] | None) -> tu
     reference = known[dataset]
     given = pairs([text if "=" in text or not text else f"{reference.folder}={text}" for text in data or []])
     if strange := sorted(set(given) - {dataset, reference.folder, reference.name}):
-        wanted = f"--data {reference.folder}=PATH"
-        raise UsageError(f"--data names {', '.join(strange)}, but {dataset} was asked for: {wanted}")
-    given = dict.fromkeys([reference.folder] * bool(given), *list(given.values())[-1:])
+        name = reference.folder if dataset.endswith(".toml") else dataset
+        raise UsageError(f"--data names {', '.join(strange)}, but {dataset} was asked for: --data {name}=PATH")
+    if given:
+        given = {reference.folder: list(given.values())[-1]}
     return reference, datasets.locate(reference, data_root, given, catalog.shipped_data())
 
 
