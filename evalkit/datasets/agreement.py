@@ -131,8 +131,8 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
         found.append(f"{what}: passed over beside the images: {', '.join(f'{n} {end}' for end, n in passed.items())}")
     if facts.get("classes_go_by"):
         found.append(f"{what}: labels go by the names of the classes, which the training split numbers otherwise")
-    if left := facts.get("annotations_left_out"):
-        found.append(f"{what}: annotations left out: {', '.join(f'{len(ids)} {why}' for why, ids in left.items())}")
+    for why, ids in facts.get("annotations_left_out", {}).items():
+        found.append(f"{what}: {len(ids):,} annotations {why}: {_listed(list(map(str, ids)))}")
     return found
 
 

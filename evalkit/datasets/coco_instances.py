@@ -5,7 +5,8 @@
 
 One sample per photo with at least one object, sorted by file name; crowds are no objects. Both kinds: `objects` gives
 each outline as a mask (`Instances`), `pixels` a category for every pixel (`Segmented`). Outlines become masks by
-pycocotools, as the official evaluation makes them; a polygon thinner than a pixel gives a mask without pixels. Classes are
+pycocotools, as the official evaluation makes them; a polygon thinner than a pixel gives a mask without pixels. Annotations
+that outline nothing (no polygon, or none of three corners) are left out and counted, as detectron2 does. Classes are
 all categories of the JSON file in its order (80 thing classes).
 
 Source: cocodataset.org. Annotations CC BY 4.0; each photo has its own licence, which the JSON names.
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -66,6 +67,8 @@ class Outlines:
     sizes: Mapping[str, tuple[int, int]] = field(repr=False)
     of: Mapping[str, tuple[Outline, ...]] = field(repr=False)
     config: Config
+    left_out: Mapping[str, list[int]] = field(default_factory=dict, repr=False)
+    """Ids of annotations that outline nothing, or not all of what they say, by reason."""
 
     def where(self, group: str) -> str:
         """The annotation file and the photo."""
@@ -147,8 +150,10 @@ def open(root: Path, split: str, config: Config) -> Dataset:
     groups = [group for group, items in outlines.of.items() if not all(item.crowd for item in items)]
     coco_json.require_photos(tree, year, groups, layout=LAYOUT)
     made = dense.label_maps("coco_instances", split, classes, groups, photos=Photos(tree.within(year)), maps=outlines)
-    facts = {"objects": sum(not item.crowd for group in groups for item in outlines.of[group])}
+    facts: dict[str, Any] = {"objects": sum(not item.crowd for group in groups for item in outlines.of[group])}
     facts["photos"] = len(outlines.sizes)
+    if outlines.left_out:
+        facts["annotations_left_out"] = dict(outlines.left_out)
     return Objects("coco_instances", split, made.classes, made.samples, made.pictures, facts, maps=outlines)
 
 
@@ -175,7 +180,13 @@ def _read(tree: Tree, path: str, config: Config) -> tuple[list[str], Outlines]:
     labels = {id: label for label, id in enumerate(categories, start=int(config.background))}
     rows = coco_json.unique(document["annotations"], where, "annotation")
     problems, found = [], []
-    for row in rows:
+    left_out: dict[str, list[int]] = {}
+    for each in rows:
+        row, odd = coco_outlines.cleared(each)
+        if odd:
+            left_out.setdefault(odd, []).append(row["id"])
+        if odd in (coco_outlines.NOTHING, coco_outlines.SHORT):
+            continue
         problem = coco_json.place_problem(row, images, labels) or coco_outlines.problem(row, images[row["image_id"]])
         if problem:
             problems.append(f"annotation {row['id']}: {problem}")
@@ -187,4 +198,4 @@ def _read(tree: Tree, path: str, config: Config) -> tuple[list[str], Outlines]:
     of = {photo: tuple(item for _, item in items) for photo, items in groupby(found, key=lambda item: item[0])}
     sizes = {row["file_name"]: (row["width"], row["height"]) for row in images.values()}
     names = [*(["background"] if config.background else []), *categories.values()]
-    return names, Outlines(where, sizes, of, config)
+    return names, Outlines(where, sizes, of, config, left_out)

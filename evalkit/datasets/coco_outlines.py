@@ -52,6 +52,32 @@ def filled(item: Outline, size: tuple[int, int]) -> np.ndarray:
     return found.reshape(width, height)
 
 
+NOTHING = "whose outline is empty"
+SHORT = "whose polygons have fewer than three corners"
+PARTLY = "with a polygon of fewer than three corners beside others, which are kept"
+
+
+def cleared(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """(the annotation without polygons that outline nothing, what was wrong or ""); `NOTHING` and `SHORT` leave no region.
+
+    As detectron2's load_coco_json has it (detectron2/data/datasets/coco.py: polygons need three points, an annotation
+    without any is filtered out and counted). What is no list of polygons stays for `problem` to judge.
+    """
+    region = row.get("segmentation")
+    if region in ([], [[]]):
+        return row, NOTHING
+    if not isinstance(region, list):
+        return row, ""
+    kept = [ring for ring in region if not _short(ring)]
+    if len(kept) == len(region):
+        return row, ""
+    return {**row, "segmentation": kept}, PARTLY if kept else SHORT
+
+
+def _short(ring: Any) -> bool:
+    return isinstance(ring, list) and len(ring) < 6 and len(ring) % 2 == 0 and coco_json.finite(ring)
+
+
 def problem(row: Mapping[str, Any], photo: Mapping[str, Any]) -> str:
     """What is wrong with an annotation's region, "" where nothing is."""
     region = row.get("segmentation")

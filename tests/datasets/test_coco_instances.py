@@ -16,6 +16,7 @@ from dataset_makers import coco, coco_document, encoded, plain
 from dense_makers import coco_outlines, runs
 from pycocotools import mask as coco_mask
 
+from evalkit.datasets.agreement import notes
 from evalkit.datasets.coco_instances import Config, open, verify
 from evalkit.errors import BrokenImage, DatasetError, MissingFiles
 
@@ -117,6 +118,30 @@ def test_several_polygons_are_one_object(tmp_path: Path) -> None:
     assert np.array_equal(found, rectangle(10, 10, 20, 30) | rectangle(40, 10, 50, 30))
 
 
+@pytest.mark.parametrize(
+    ("region", "why"),
+    [
+        ([], "whose outline is empty"),
+        ([[]], "whose outline is empty"),
+        ([[1, 2, 3, 4]], "whose polygons have fewer than three corners"),
+    ],
+)
+def test_an_annotation_that_outlines_nothing_is_left_out_and_counted(tmp_path: Path, region: Any, why: str) -> None:
+    data = opened(tmp_path, spoiled(segmentation=region))
+    assert data.describe()["annotations_left_out"] == {why: [10]}
+    assert "10" not in [item.id for item in data.objects(0)]
+    assert any(f"1 annotations {why}: 10" in note for note in notes(data.describe()))
+    assert "annotations_left_out" not in opened(tmp_path / "whole", spoiled()).describe()
+
+
+def test_of_several_polygons_those_of_two_points_are_dropped(tmp_path: Path) -> None:
+    ring = [10, 10, 20, 10, 20, 30, 10, 30]
+    alone = opened(tmp_path / "a", spoiled(segmentation=[ring])).objects(0)[0].mask
+    data = opened(tmp_path / "b", spoiled(segmentation=[[1, 2, 3, 4], ring]))
+    assert np.array_equal(data.objects(0)[0].mask, alone)
+    assert list(data.describe()["annotations_left_out"].values()) == [[10]]
+
+
 def test_a_polygon_thinner_than_a_pixel_has_no_pixels(tmp_path: Path) -> None:
     data = opened(tmp_path, spoiled(segmentation=[[10.1, 10.1, 10.2, 10.1, 10.2, 10.2]]))
     assert data.objects(0)[0].mask.sum() == 0
@@ -132,9 +157,8 @@ def test_photos_with_crowds_alone_or_nothing_are_left_out(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"segmentation": []}, "annotation 10: its segmentation is .*neither polygons nor a run-length code"),
-        ({"segmentation": None}, "neither polygons nor"),
-        ({"segmentation": [[1, 2, 3, 4]]}, "is not x, y of three corners or more"),
+        ({"segmentation": {}}, "annotation 10: its run-length code"),
+        ({"segmentation": None}, "annotation 10: its segmentation is .*neither polygons nor a run-length code"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "three corners"),
         ({"segmentation": [[1, 2, 3, 4, 5, math.nan]]}, "three corners"),
         ({"segmentation": [[1, 2, 3, 4, 5, "6"]]}, "three corners"),
