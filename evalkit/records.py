@@ -198,6 +198,8 @@ def _line(error: Exception) -> str:
 def _numbers(score: Mapping[str, Any]) -> dict[str, Any]:
     """A score whose empty bounds and value are NaN again. Older records do not say how an interval was found, and claim
     certainty where the bootstrap had no spread: those have none."""
+    if not isinstance(score, Mapping):
+        raise TypeError(f"a score is a table; {str(score)[:40]} came")
     bounded = score.get("low") is not None and (score.get("interval") or score["low"] != score.get("high"))
     empty = {k for k in ("value", "low", "high") if score.get(k) is None} | (set() if bounded else {"low", "high"})
     return {"interval": "bootstrap" if bounded else "none", **score, **dict.fromkeys(empty, math.nan)}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 CLOCK = re.compile(
-    r"\btime\.(time|monotonic|perf_counter|process_time|sleep)\(|\b(perf_counter|monotonic|process_time|sleep)\("
+    r"\btime\.(time|monotonic|perf_counter|process_time|sleep)\(|\b(perf_counter|monotonic|process_time|sleep)\((?!0\))"
     r"|timeout=\s*\d|\.(wait|join|result)\(\s*\d|seconds=\s*\d|deadline=(?!None)|implicitly_wait|set_page_load_timeout"
 )
 ALLOWED = {

@@ -190,7 +190,7 @@ def test_training_does_not_go_on_from_a_state_of_other_heads(tmp_path: Path, oth
 def test_a_state_that_fits_is_not_refused(tmp_path: Path) -> None:
     trained = heads()
     trained.step(torch.ones(2, 4), torch.tensor([0, 1]))
-    Between(checkpoint(tmp_path / "q.pt")[0]).after(2, {"a": trained})
+    Between(checkpoint(tmp_path / "q.pt")[0]).after(2, {"a": trained}, last=True)
     mine = heads()
     assert Between(checkpoint(tmp_path / "q.pt")[0]).resume({"a": mine}, 5) == 2
     assert mine.state()["weight"].equal(trained.state()["weight"])

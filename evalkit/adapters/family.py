@@ -121,6 +121,7 @@ class ViTFamily:
     for it (LayerScale present or not); it must decide by keys, never by shapes that could be a mistake. head: makes the
     empty pretraining head for its state. encoder: what wraps the network. preprocessing: where it is not ImageNet's mean
     and std at the native size. start: what its pretraining changes of `VisionTransformer.initialise`.
+    sized: the file states its size itself, so that a table of another one is a mistake.
     """
 
     version: int
@@ -132,6 +133,7 @@ class ViTFamily:
     encoder: Callable[..., ViTEncoder] = ViTEncoder
     preprocessing: Callable[[ViTConfig], Preprocessing] | None = None
     start: Callable[[VisionTransformer, torch.Generator], None] | None = None
+    sized: bool = False
 
     def load(self, manifest: Manifest, raw: RawCheckpoint) -> Encoder:
         """The encoder in a file, with its head where the file has one.
@@ -178,7 +180,7 @@ class ViTFamily:
         """The architecture at the grid that the person names, else at the square that the position table shows, where none
         of the family's names means just that."""
         config = self.adapt(self.architectures[arch], backbone)
-        if grid is None and (side := _square(config, backbone)):
+        if grid is None and not self.sized and (side := _square(config, backbone)):
             grid = (side, side)
         if grid is None or grid == config.grid:
             return config
@@ -272,6 +274,8 @@ def readings(layout: Layout, raw: RawCheckpoint, wanted: str = "", prefix: str =
     try:
         parts = take(layout, plain, wanted)
         yield replace(parts, unwrapped=compiled)
+        if wrappers.MARK in parts.backbone and not any(key.endswith(wrappers.MARK) for key in parts.unexpected):
+            return  # the family's own file: what does not fit there is a fault, and no wrapping
     except (CheckpointError, UsageError) as error:
         problem = error
         if _held(layout, plain):  # another of the family's networks, by its own name: no wrapping hides the one wanted

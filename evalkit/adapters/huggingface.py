@@ -79,7 +79,7 @@ def load(manifest: Manifest, raw: RawCheckpoint) -> Encoder:
     architecture, layout = read_config(config), _layout(manifest.arch)
     if manifest.preprocessing == Preprocessing() and "preprocessor" in raw.state:
         manifest = replace(manifest, preprocessing=read_preprocessor(raw.state["preprocessor"], architecture.size))
-    return ViTFamily(VERSION, layout, {manifest.arch: architecture}, SOURCE).load(manifest, raw)
+    return ViTFamily(VERSION, layout, {manifest.arch: architecture}, SOURCE, sized=True).load(manifest, raw)
 
 
 def of_file(raw: RawCheckpoint) -> ViTFamily | None:
@@ -87,7 +87,7 @@ def of_file(raw: RawCheckpoint) -> ViTFamily | None:
     config = raw.state.get("config")
     if not isinstance(config, Mapping) or (kind := config.get("model_type")) not in ARCHITECTURES:
         return None
-    return ViTFamily(VERSION, _layout(kind), {kind: read_config(config)}, SOURCE)
+    return ViTFamily(VERSION, _layout(kind), {kind: read_config(config)}, SOURCE, sized=True)
 
 
 def _config(raw: RawCheckpoint) -> Mapping[str, Any]:

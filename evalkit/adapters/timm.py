@@ -9,6 +9,7 @@ there, and their tokens come as the last block leaves them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from evalkit.adapters import loading, specs, wrappers
 from evalkit.adapters.encoder import resolve_block
 from evalkit.adapters.files import RawCheckpoint
-from evalkit.errors import FeatureError, NoProjection, UnknownName, Unsupported, UsageError
+from evalkit.errors import CheckpointError, FeatureError, NoProjection, UnknownName, Unsupported, UsageError
 from evalkit.types import Encoder, EncoderSpec, Manifest, Need, Preprocessing, Tokens
 
 VERSION = 1
@@ -134,15 +135,20 @@ def _network(
     """The network, and {rule: keys that it took a word off}: as timm writes files, or without the wrapping of a training
     framework (`wrappers`) where only that fits. Raises CheckpointError."""
     plain, compiled = wrappers.uncompiled(raw)
+    found: loading.Network | None = None
     if not manifest.prefix:
         wrappers.check_single(plain, frozenset({"model", "model_ema"}))
-    role = "average" if manifest.network == "ema" else "trained"
+        with suppress(CheckpointError):
+            found = loading.unwrap(plain, WRAPPERS[manifest.network])
+            found = replace(found, state=loading.strip(found.state, "module."))
+        if found and loading.compare(expected, found.state, RULES).clean:
+            return found, compiled
+    roles = ("average",) if manifest.network == "ema" else ("", "trained")
     for wrapped in wrappers.unwrap(plain, manifest.prefix):
         fits = not wrapped.unexpected and loading.compare(expected, wrapped.state, RULES).clean
-        if manifest.prefix or (fits and wrapped.role in ("", role)):
+        if manifest.prefix or (fits and wrapped.role in roles):
             return loading.Network(wrapped.state, wrapped.path.rstrip(".")), {**compiled, **wrapped.words}
-    network = loading.unwrap(plain, WRAPPERS[manifest.network])
-    return replace(network, state=loading.strip(network.state, "module.")), compiled
+    return found or loading.unwrap(plain, WRAPPERS[manifest.network]), compiled
 
 
 def create(arch: str, seed: int | None = None) -> Any:

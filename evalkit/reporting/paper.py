@@ -200,10 +200,15 @@ def _of_control(cell: PaperCell, measure: Measure, like: Printed, record: Record
     if score is None:
         return cell
     scale = _scale(like, score)[0]
-    half = (score["high"] - score["low"]) / 2 * scale
-    return dataclasses.replace(
-        cell, recipe=measure.recipe, score=wanted, value=score["value"] * scale, half=half, n=int(score["n"])
-    )
+    return dataclasses.replace(cell, recipe=measure.recipe, score=wanted, **_value(score, scale, cell.digits))
+
+
+def _value(score: Mapping[str, Any], scale: float, digits: int) -> dict[str, Any]:
+    """The fields of a cell that tell a score and its interval, in the printed unit."""
+    how = intervals.method(score)
+    half = math.nan if how == "none" else (score["high"] - score["low"]) / 2 * scale
+    spread = intervals.spread(score, scale=scale, digits=max(1, digits))
+    return {"value": score["value"] * scale, "half": half, "n": int(score["n"]), "interval": how, "spread": spread}
 
 
 def _measured(cell: PaperCell, measure: Measure, network: PaperNetwork, *, record: Record, found: _Found) -> PaperCell:
@@ -229,15 +234,13 @@ def _measured(cell: PaperCell, measure: Measure, network: PaperNetwork, *, recor
     told = [_CHOSEN.format(measure.recipe, cell.score)] if score["note"] == "best-on-test" else []
     if sentence := choices.at_edges(record).get(cell.score):
         told.append(f"{measure.recipe} {cell.score} of {network.encoder}: {sentence}")
-    ours, how = score["value"] * scale, intervals.method(score)
-    half = math.nan if how == "none" else (score["high"] - score["low"]) / 2 * scale
+    ours = score["value"] * scale
     difference = math.nan if against or not whole else ours - float(value["value"])
     numbers = tuple(found.footnote(text) for text in (*against, *told))
     text = "NaN" if math.isnan(ours) else ""
     return dataclasses.replace(
-        cell, value=ours, half=half, n=int(score["n"]), difference=difference, remarks=numbers, text=text, interval=how,
-        spread=intervals.spread(score, scale=scale, digits=max(1, cell.digits)),
-    )  # fmt: skip
+        cell, **_value(score, scale, cell.digits), difference=difference, remarks=numbers, text=text
+    )
 
 
 _CHOSEN = "{} {}: test data chose it, as in the paper; the record's headline is chosen without them"

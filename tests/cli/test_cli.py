@@ -116,7 +116,7 @@ def test_a_score_that_vanished_has_moved(desk: Path, evalkit) -> None:
     (record,) = (desk / "runs/fake").glob("*.json")
     content = json.loads(record.read_text())
     content["scores"].append({**content["scores"][0], "name": "top1@k=999"})
-    record.write_text(json.dumps(content))
+    record.write_text(json.dumps(records.sealed(content)))
     said = evalkit("repeat", record)
     assert said.code == 1
     assert "top1@k=999: 1 then, nan now  MOVED" in said.out
@@ -129,7 +129,7 @@ def test_a_bare_file_is_repeated_from_its_own_path(desk: Path, evalkit) -> None:
     content = json.loads(record.read_text())
     assert content["encoder"]["audit"]["file"] == str((desk / "mine.pth").resolve())
     content["arguments"]["given"] = {}
-    record.write_text(json.dumps(content))
+    record.write_text(json.dumps(records.sealed(content)))
     assert evalkit("repeat", record).code == 0
 
 

@@ -74,10 +74,10 @@ def test_an_older_record_reads_and_its_certainty_is_not_repeated(tmp_path: Path)
     content = json.loads(path.read_text())
     (score,) = content["scores"]
     del score["interval"]
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(records.sealed(content)))
     assert records.read(path).scores[0]["interval"] == "bootstrap"
     score.update(value=0.0, low=0.0, high=0.0)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(records.sealed(content)))
     (found,) = records.read(path).scores
     assert found["interval"] == "none" and math.isnan(found["low"])
     assert intervals.spread(found, scale=100, digits=1) == " (n 40: no interval)"

@@ -248,7 +248,7 @@ def test_each_encoder_is_tested_against_its_own_untrained_twin(tmp_path: Path) -
     assert list(found.rows) == ["two", "one", "three", "random", "random-cae", "pixels"]
     differences = {name: row[0].plain().partition(" (")[2] for name, row in found.rows.items()}
     assert differences == {
-        "two": "+5.0*)",
+        "two": "+5.0)",  # five units of a hundred differ: too few to tell from luck
         "one": "+60.0*)",
         "three": "",
         "random": "",

@@ -317,7 +317,10 @@ def test_broken_frames_stop_the_run_or_leave_their_clip_out():
         asked = job(*films, skip=True)
         scores = list(video.run(asked))
         assert scores[0].n == 4
-        assert asked.facts["left_out"] == {"videos": ["film1"], "because": "a frame or mask is broken"}
+        assert asked.facts["left_out"] == {
+            "videos": ["film1"],
+            "because": "a frame or mask is broken, or too few frames",
+        }
         with pytest.raises(ProtocolError, match="film1: a frame is broken"):
             video.predicted(asked, 1)
     with pytest.raises(ProtocolError, match="no clip could be read"):
@@ -468,7 +471,7 @@ def test_masks_of_two_encoders_would_overwrite_each_other(tmp_path, capsys, monk
     monkeypatch.setattr("sys.argv", ["evalkit", *words])
     with pytest.raises(SystemExit):
         main()
-    assert "--save-masks is for one encoder at a time; 2 were given" in capsys.readouterr().err
+    assert "--save-masks is for one encoder at a time, without controls; 2 were given" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

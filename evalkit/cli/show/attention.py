@@ -58,6 +58,6 @@ def show(
     drawn = drawing.attention(
         picture, weights.numpy(), kept.numpy(),
         title=f"{encoder.spec.id} · attention of the {'patch at ' + at if at else 'class token'}, last block",
-        note=f"{image.name}, {grid[0]} x {grid[1]} patches; below, the patches with {100 * mass:g} % of each head's attention",
+        note=f"{image.name}, {patches[0]} x {patches[1]} patches; below, those with {100 * mass:g} % of each head's attention",
     )  # fmt: skip
     typer.echo(f"{canvas.save(drawn, out)}: {len(weights)} heads")
