@@ -88,7 +88,7 @@ class Dim(Plain):
     def encode(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: Any = True) -> tuple[Tokens, ...]:
         """Constant tokens, all of an image in one tensor."""
         tokens = torch.ones(len(images), 1 + 14 * 14, 384)
-        return (Tokens(tokens[:, 0], tokens[:, 1:].unflatten(1, (14, 14))),)
+        return (Tokens(tokens[:, 0], tokens[:, 1:].reshape(len(images), 14, 14, 384)),)
 
 
 @dataclass

@@ -156,7 +156,7 @@ class Dim:
     def encode(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: Any = True) -> tuple[Tokens, ...]:
         """Constant tokens."""
         tokens = torch.ones(len(images), 197, DIM)
-        return (Tokens(tokens[:, 0], tokens[:, 1:].unflatten(1, (14, 14))),)
+        return (Tokens(tokens[:, 0], tokens[:, 1:].reshape(len(images), 14, 14, 384)),)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,9 @@ class Nowhere:
     def save(self, state: dict[str, Any]) -> None:
         pass
 
+    def refuse(self, why: str) -> None:
+        """Nothing is ever taken up."""
+
     def clear(self) -> None:
         pass
 

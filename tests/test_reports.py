@@ -35,7 +35,7 @@ def test_every_encoder_of_a_suite_stands_in_its_table(here: SimpleNamespace, tmp
     for suite in here.SUITES:
         runs = here.unpacked(here.zip_of(suite), tmp_path / suite)
         found = here.table.build(catalog.suite(suite), runs, limit=here.SUITES[suite])
-        assert set(found.rows) == here.rows(suite, runs)
+        assert here.encoders(suite) <= set(found.rows) <= here.rows(suite, runs)  # a twin may wait to be measured
         assert all(cell.measured or cell.text == "n/a" for row in found.rows.values() for cell in row)
 
 

@@ -153,7 +153,8 @@ class ViTFamily:
         if parts.head:
             head = specs.build(lambda: self.head(parts.head, config))
             audit["head"] = loading.assign(head, parts.head, what="the pretraining head").facts()
-        origin = specs.Origin(parts.network, self.version, raw.sha256, audit=audit)
+        grid = f"@{manifest.grid[0]}x{manifest.grid[1]}" if manifest.grid else ""
+        origin = specs.Origin(parts.network + grid, self.version, raw.sha256, audit=audit)
         return self.encoder(vit, self.spec(manifest, config, origin, vit, projects=head is not None), head)
 
     def _fitting(self, manifest: Manifest, raw: RawCheckpoint) -> Fit:
@@ -219,8 +220,6 @@ class ViTFamily:
         """As `readings`; where the file has no such network there are none."""
         try:
             yield from readings(self.layout, raw, wanted, prefix)
-        except wrappers.Ambiguous:
-            raise
         except (CheckpointError, UsageError):
             return
 
@@ -266,17 +265,23 @@ def readings(layout: Layout, raw: RawCheckpoint, wanted: str = "", prefix: str =
     """
     plain, compiled = wrappers.uncompiled(raw)
     if prefix:
-        yield from (_unwrapped(layout, raw, wrapped, wanted) for wrapped in wrappers.unwrap(raw, prefix))
+        if wanted:
+            raise UsageError(f"--prefix {prefix[:80]} names one network of the file: leave --network out")
+        (wrapped_,) = wrappers.unwrap(raw, prefix)
+        # Its place is its name: features and records of two networks of one file must not share one.
+        yield replace(_unwrapped(layout, raw, wrapped_, ""), network=wrapped_.path.rstrip(".") or BARE)
         return
     entries = frozenset(place.entry for name in layout.networks for place in layout.networks[name][:1])
     wrappers.check_single(plain, entries if len(entries) > 1 else frozenset())
-    problem: CheckpointError | UsageError | None = None
+    problem: CheckpointError | None = None
     try:
         parts = take(layout, plain, wanted)
         yield replace(parts, unwrapped=compiled)
         if wrappers.MARK in parts.backbone and not any(key.endswith(wrappers.MARK) for key in parts.unexpected):
             return  # the family's own file: what does not fit there is a fault, and no wrapping
-    except (CheckpointError, UsageError) as error:
+    except UsageError:  # a network that the family does not have
+        raise
+    except CheckpointError as error:
         problem = error
         if _held(layout, plain):  # another of the family's networks, by its own name: no wrapping hides the one wanted
             raise
@@ -366,7 +371,7 @@ def _parts(layout: Layout, raw: RawCheckpoint, place: Place, found: tuple[State,
     inside = layout.prepare(inside)
     dropped, unexpected = _apply(layout.outside, outside)
     cut, left = _apply((*layout.drop, CLASSIFIER), inside)
-    kept = {key: value for key, value in inside.items() if key in set(left)}
+    kept = {key: inside[key] for key in left}
     head, rest = loading.split(kept, layout.head) if layout.head else ({}, kept)
     backbone, others = loading.split(rest, layout.backbone) if layout.backbone else ({}, rest)
     if not backbone:
@@ -385,15 +390,15 @@ def _parts(layout: Layout, raw: RawCheckpoint, place: Place, found: tuple[State,
 
 def _apply(rules: tuple[Rule, ...], state: State) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
     """({rule: keys that it covers}, keys that none covers)."""
-    dropped: dict[str, tuple[str, ...]] = {}
+    dropped: dict[str, list[str]] = {}
     left = []
     for key in state:
         rule = next((rule for rule in rules if rule.covers(key)), None)
         if rule is None:
             left.append(key)
         else:
-            dropped[rule.name] = (*dropped.get(rule.name, ()), key)
-    return dropped, tuple(left)
+            dropped.setdefault(rule.name, []).append(key)
+    return {name: tuple(keys) for name, keys in dropped.items()}, tuple(left)
 
 
 def imagenet(config: ViTConfig, source: str) -> Preprocessing:

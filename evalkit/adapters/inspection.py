@@ -105,6 +105,11 @@ def undecided(seen: Inspection) -> CheckpointError | UsageError | KeyMismatch:
             return UsageError(f"{path} fits several families: {', '.join(families)}. Say which with --family")
         archs = sorted({reading.fit.arch for reading in seen.candidates})
         return UsageError(f"{path} fits several architectures: {', '.join(archs)}. Say which with --arch")
+    try:
+        wrappers.check_single(seen.raw, frozenset())
+        wrappers.unwrap(seen.raw)
+    except wrappers.Ambiguous as error:
+        return error
     if seen.nearest is None:
         unknown = [found for found, role in wrappers.networks(seen.raw).items() if role is None]
         hint = f" A network lies under {unknown[0]!r}: --prefix {unknown[0]} reads it." if unknown else ""

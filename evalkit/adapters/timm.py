@@ -190,7 +190,7 @@ def _spec(manifest: Manifest, model: Any, digest: str, audit: dict[str, Any]) ->
         patch=model.patch_embed.patch_size[0],
         grid=(h, w),
         preprocessing=manifest.preprocessing if manifest.preprocessing != Preprocessing() else fed,
-        network=manifest.network or "backbone",
+        network=manifest.network or manifest.prefix.rstrip(".") or "backbone",
         digest=digest,
         adapter_version=VERSION,
         offers=frozenset(offers),

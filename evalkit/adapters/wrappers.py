@@ -42,7 +42,7 @@ WORDS: tuple[tuple[str, str, Role], ...] = (
     (r"state_dict", "Lightning's entry", ""),
     (r"(base_)?model|backbone|encoder|net|network|vit|trunk|feature_extractor", "attribute of the training class", ""),
     (rf"(student|online){_KINDS}", "the network trained by gradients", "trained"),
-    (rf"(teacher|momentum|ema){_KINDS}", "the average of the other network", "average"),
+    (rf"(teacher|momentum|ema){_KINDS}|(model|state_dict)_ema", "the average of the other network", "average"),
 )
 """(a word before a network's keys, the rule that takes it off, what it says of the network)."""
 
@@ -114,6 +114,8 @@ def unwrap(raw: RawCheckpoint, prefix: str = "") -> list[Wrapped]:
     if prefix:
         return [_taken(flat, _meant(raw, paths, prefix), paths, "")]
     roles = {path: role for path in paths if (role := _role(path)) is not None}
+    if roles and len(roles) < len(paths):  # what lies beside it may be the one that counts
+        raise Ambiguous(_ambiguous(raw, paths))
     if "average" in roles.values():  # the one whose name says nothing is what the average is of
         roles = {path: role or "trained" for path, role in roles.items()}
     if doubled := [path for path, role in roles.items() if list(roles.values()).count(role) > 1]:
@@ -126,7 +128,8 @@ def check_single(raw: RawCheckpoint, named: frozenset[str]) -> None:
 
     named: entries that the family's own files give a meaning.
     """
-    entries = {path.split(".")[0] + "." if path else "" for path, role in networks(raw).items() if role == ""}
+    roles = networks(raw)
+    entries = {path.split(".")[0] + "." if path else "" for path, role in roles.items() if not role}
     open_ = sorted(entry for entry in entries if entry[:-1] not in named)
     if len(entries) > 1 and open_:
         raise Ambiguous(_ambiguous(raw, sorted(entries)))
@@ -185,20 +188,21 @@ def _meant(raw: RawCheckpoint, paths: list[str], prefix: str) -> str:
 def _taken(flat: Mapping[str, Tensor], path: str, paths: list[str], role: Role) -> Wrapped:
     state = {name[len(path) :]: value for name, value in flat.items() if name.startswith(path)}
     entry = path.split(".")[0] + "." if path else ""
-    dropped: dict[str, tuple[str, ...]] = {}
+    dropped: dict[str, list[str]] = {}
     unexpected = []
     for name in flat:
         if name.startswith(path) or not name.startswith(entry):
             continue  # the network itself, or another entry of the file, which is not looked at
         rule = _beside(name, [other for other in paths if other != path])
         if rule:
-            dropped[rule] = (*dropped.get(rule, ()), name)
+            dropped.setdefault(rule, []).append(name)
         else:
             unexpected.append(name)
     words = Counter[str]()
     for word in _words(path):
         words[(_known(word) or (f"--prefix {path}", ""))[0]] += len(state)
-    return Wrapped(role, path, state, dict(words), dropped, tuple(unexpected))
+    left_out = {rule: tuple(names) for rule, names in dropped.items()}
+    return Wrapped(role, path, state, dict(words), left_out, tuple(unexpected))
 
 
 def _beside(name: str, others: list[str]) -> str:

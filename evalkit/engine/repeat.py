@@ -62,7 +62,8 @@ def _weights(record: Record) -> tuple[str, dict[str, Any]]:
     if file is None:
         return encoder["id"], {}
     options = record.arguments["given"]
-    named: dict[str, Any] = {} if encoder["network"] == "backbone" else {"network": encoder["network"]}
+    network = encoder["network"].partition("@")[0]
+    named: dict[str, Any] = {} if network == "backbone" or options.get("prefix") else {"network": network}
     named |= {"prefix": options.get("prefix") or "", "grid": tuple(encoder["grid"]) if options.get("grid") else None}
     return file, {"family": encoder["family"], "arch": encoder["arch"], **named}
 
