@@ -100,11 +100,19 @@ class Flat:
 
 
 def job(config, test, train=None, *, size=32, arch="fake_patch8", skip_broken=False, tmp=Path("nowhere")):
-    """A job in this process over scenes of size x size pixels, features in memory."""
+    """A job in this process over scenes of size x size pixels, features in memory, its state in the folder tmp."""
     encoder = adapters.load(Manifest(arch, "fake", arch))
     options = ExtractOptions(workers=0, precision="fp32", skip_broken=skip_broken)
     view = View(size, size, "squash", "bilinear")
     data = {"train": test if train is None else train, "test": test}
     return LocalJob(
-        encoder, config, torch.device("cpu"), 0, data, view, options, RichProgress(quiet=True), FileCheckpoint(tmp)
+        encoder,
+        config,
+        torch.device("cpu"),
+        0,
+        data,
+        view,
+        options,
+        RichProgress(quiet=True),
+        FileCheckpoint(tmp / "state.pt"),
     )
