@@ -14,15 +14,18 @@ living one writes: `sweep` removes the first and never the second.
 
 from __future__ import annotations
 
+import glob
 import itertools
 import os
 import re
 import secrets
+import shutil
 import socket
 import stat
+import tempfile
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -182,6 +185,24 @@ def sweep(folders: Iterable[Path]) -> list[Path]:
                         path.unlink()
                         removed.append(path)
     return removed
+
+
+def sweep_below(root: Path) -> list[Path]:
+    """As `sweep`, for a folder and all that lie in it."""
+    return sweep([root, *(Path(folder) / name for folder, names, _ in os.walk(root) for name in names)])
+
+
+@contextmanager
+def temporary_folder(purpose: str) -> Iterator[Path]:
+    """A folder for work that nothing is kept of, gone at the end; those that killed processes of this purpose left go first."""
+    place, begin = Path(tempfile.gettempdir()), f"evalkit-{purpose}-{_host()}-"
+    for old in place.glob(f"{glob.escape(begin)}*"):
+        pid = old.name.removeprefix(begin).partition("-")[0]
+        with suppress(OSError):
+            if pid.isdecimal() and not _alive(int(pid)) and old.lstat().st_uid == os.getuid() and not old.is_symlink():
+                shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{begin}{os.getpid()}-") as found:
+        yield Path(found)
 
 
 def _host() -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from evalkit import files
 from evalkit.errors import FileTooLarge, NotARegularFile
-from evalkit.files import open_regular, read_regular, shown
+from evalkit.files import open_regular, read_regular, shown, sweep, temporary, temporary_folder, write_atomically
 
 
 def odd(folder: Path, what: str) -> Path:
@@ -75,3 +77,69 @@ def test_a_name_is_shown_in_one_printable_line(name: str, text: str) -> None:
 
 def test_of_a_very_long_name_the_middle_is_left_out() -> None:
     assert len(shown("a" * 5000 + "end")) < 1010 and shown("a" * 5000 + "end").endswith("aend")
+
+
+# ---------------------------------------------------------------- writing
+
+
+def of_nobody(path: Path) -> Path:
+    """A temporary name of a process that is no longer there."""
+    return path.with_name(temporary(path).name.replace(f".{os.getpid()}.", f".{2**22 + 1}."))
+
+
+def test_a_file_is_written_whole_or_is_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.json"
+    write_atomically(path, lambda part: part.write_text("one"))
+
+    def fail(part: Path) -> None:
+        part.write_text("tw")
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        write_atomically(path, fail)
+    assert [p.name for p in path.parent.iterdir()] == ["a.json"] and path.read_text() == "one"
+    umask = os.umask(0o022)
+    try:
+        write_atomically(path, lambda part: (part.unlink(), part.touch(0o600)))
+    finally:
+        os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o644  # as safetensors writes it, readable by others all the same
+
+
+def test_what_killed_processes_left_goes_and_what_living_ones_write_stays(tmp_path: Path) -> None:
+    dead = of_nobody(tmp_path / "a.json")
+    own_number = tmp_path / temporary(tmp_path / "a.json").name.replace(files._OWN, "0badcafe")  # of a process before
+    elsewhere = tmp_path / ".a.json.elsewhere.1.0badcafe-0.tmp"
+    silent = tmp_path / ".a.json.elsewhere.1.0badcafe-1.tmp"
+    older = [tmp_path / name.format(2**22 + 1) for name in (
+        ".r.0123abcd.json.{}.part", ".{}.probe", "0123456789abcdef.{}.part", "corpus-0123456789abcdef.{}.part")]  # fmt: skip
+    gone = [dead, own_number, silent, *older]
+    mine = [temporary(tmp_path / "a.json"), tmp_path / f".r.0123abcd.json.{os.getppid()}.part"]
+    others = [tmp_path / name for name in (".holiday.2024.part", "vit.pth.part", ".notes.tmp", "a.json", ".git")]
+    kept = [elsewhere, *mine, *others]
+    for path in (*gone, *kept):
+        path.write_text("x")
+    os.utime(silent, (0, 0))
+    assert sorted(sweep([tmp_path, tmp_path / "absent"])) == sorted(gone)
+    assert [p for p in kept if not p.exists()] == [] and [p for p in gone if p.exists()] == []
+
+
+def test_the_first_write_into_a_folder_cleans_it(tmp_path: Path) -> None:
+    dead = of_nobody(tmp_path / "other.json")
+    dead.write_text("half")
+    write_atomically(tmp_path / "a.json", lambda part: part.write_text("x"))
+    assert not dead.exists()
+
+
+def test_a_temporary_folder_goes_with_its_process_and_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with temporary_folder("demo") as mine:
+        assert str(os.getpid()) in mine.name
+        dead = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-"))
+        dead.mkdir()
+        (dead / "upload.png").write_text("x")
+        other = tmp_path / "evalkit-demo-mine"
+        other.mkdir()
+        with temporary_folder("demo"):
+            assert mine.is_dir() and not dead.exists() and other.is_dir()
+    assert list(tmp_path.iterdir()) == [other]

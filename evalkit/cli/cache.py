@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evalkit import catalog, files
 from evalkit.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -48,9 +49,11 @@ def prune(
         float | None, typer.Option(help="Remove the least recently used until the store is this small.")
     ] = None,
 ) -> None:
-    """Remove stored features; they are made again when needed."""
+    """Remove stored features, which are made again when needed, and what killed runs left half written."""
     if older_than is None and max_gb is None:
         raise UsageError("say what to remove: --older-than DAYS, --max-gb GB (0 removes everything)")
     store = _store()
     freed = store.prune(older_than=older_than, max_bytes=None if max_gb is None else int(max_gb * 1e9))
-    typer.echo(f"{store.root}: {freed / 1e6:.1f} MB removed")
+    left = files.sweep_below(catalog.cache_root())
+    also = f", and {len(left)} files that killed runs left half written" if left else ""
+    typer.echo(f"{store.root}: {freed / 1e6:.1f} MB removed{also}")

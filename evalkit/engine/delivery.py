@@ -13,6 +13,7 @@ import numpy as np
 
 from evalkit.datasets import indexed
 from evalkit.errors import ProtocolError, UsageError
+from evalkit.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,7 @@ class Delivery:
         if not parts or ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name:
             raise ProtocolError(f"{name!r} cannot name a label map: it must lie inside the folder of --save-masks")
         path = self.folder.joinpath(*parts[:-1], f"{parts[-1]}.png")
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(indexed.encode(labels))
-            part.replace(path)
+            write_atomically(path, lambda part: part.write_bytes(indexed.encode(labels)))
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise UsageError(f"--save-masks: {path} cannot be written ({error})") from None

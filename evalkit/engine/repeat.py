@@ -9,6 +9,7 @@ from typing import Any
 from evalkit import catalog
 from evalkit.engine.evaluate import Options, Session, load
 from evalkit.errors import RecordError
+from evalkit.files import temporary_folder
 from evalkit.records import Record
 from evalkit.types import Recipe
 from evalkit.validation import parse
@@ -29,8 +30,6 @@ def again(record: Record) -> tuple[Record, list[Row]]:
 
 
 def _again(record: Record) -> tuple[Record, list[Row]]:
-    import tempfile
-
     given, resolved = record.arguments["given"], record.arguments["resolved"]
     checkpoint, named = _weights(record)
     encoder = load(checkpoint, **named)
@@ -39,9 +38,9 @@ def _again(record: Record) -> tuple[Record, list[Row]]:
     if now != list(record.identity["encoder"]):
         raise RecordError(f"{checkpoint} is now {now}; the record was made with {record.identity['encoder']}")
     recipe = parse(Recipe, {k: v for k, v in record.recipe.items() if k != "resolved"}, "the record's recipe")
-    with tempfile.TemporaryDirectory(prefix="evalkit-repeat-") as folder:
+    with temporary_folder("repeat") as folder:
         options = Options(
-            data={record.data["folder"]: Path(record.data["path"])}, out=None, cache=Path(folder),
+            data={record.data["folder"]: Path(record.data["path"])}, out=None, cache=folder,
             **{k: resolved[k] for k in ("device", "precision", "limit", "skip_broken", "seed")},
         )  # fmt: skip
         outcome = next(Session(options).run(encoder, [recipe], given))

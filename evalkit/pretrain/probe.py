@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.errors import EvalkitError, PretrainError
+from evalkit.files import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class RecipeProbe:
         from evalkit import catalog
         from evalkit.engine.evaluate import Options, Session, load
 
-        with tempfile.TemporaryDirectory() as cache:
+        with temporary_folder("probe") as cache:
             session = Session(Options(data_root=self.data_root, device=self.device, limit=self.limit, out=None,
-                                      cache=Path(cache)))  # fmt: skip
+                                      cache=cache))  # fmt: skip
             recipes = [catalog.recipe(name) for name in self.recipes]
             found = {}
             for recipe, outcome in zip(recipes, session.run(load(manifest), recipes, {}), strict=True):

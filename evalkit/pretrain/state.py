@@ -28,6 +28,8 @@ MANIFEST = "encoder.toml"
 def save(path: Path, step: int, method: Method, optimizer: torch.optim.Optimizer, question: str) -> None:
     """question: what the run is; another run must not go on from this file."""
     content = {"step": step, "method": method.state_dict(), "optimizer": optimizer.state_dict(), "question": question}
+    for left in (CHECKPOINT, ENCODER):  # what killed runs of earlier versions left
+        path.with_name(left).with_suffix(".part").unlink(missing_ok=True)
     state.save(path, content)
 
 

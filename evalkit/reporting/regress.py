@@ -14,7 +14,6 @@ import json
 import math
 import re
 import statistics
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 from evalkit import catalog, records
 from evalkit.engine.evaluate import Options, Session, load
 from evalkit.errors import RecordError
+from evalkit.files import temporary_folder
 from evalkit.progress import RichProgress
 from evalkit.records import Record
 from evalkit.types import Suite
@@ -205,9 +205,9 @@ def repeat(
 ) -> dict[Key, list[Record]]:
     """The suite once for each seed. Raises RecordError where a cell cannot be measured."""
     found: dict[Key, list[Record]] = {}
-    with tempfile.TemporaryDirectory() as cache:
+    with temporary_folder("regress") as cache:
         for seed in range(options.seed, options.seed + seeds):
-            for key, record in measure(suite, encoders, fresh(options, seed, Path(cache)), progress):
+            for key, record in measure(suite, encoders, fresh(options, seed, cache), progress):
                 if isinstance(record, str):
                     raise RecordError(f"{key[0]} under {key[1]} cannot be measured, no baseline is written: {record}")
                 found.setdefault(key, []).append(record)
@@ -216,8 +216,8 @@ def repeat(
 
 def once(suite: Suite, encoders: Sequence[str], options: Options, progress: RichProgress) -> dict[Key, Record | str]:
     """The suite measured anew with the baseline's first seed."""
-    with tempfile.TemporaryDirectory() as cache:
-        return dict(measure(suite, encoders, fresh(options, options.seed, Path(cache)), progress))
+    with temporary_folder("regress") as cache:
+        return dict(measure(suite, encoders, fresh(options, options.seed, cache), progress))
 
 
 def updated(before: Baseline | None, suite: str, found: Mapping[Key, Sequence[Record]], reason: str) -> Baseline:

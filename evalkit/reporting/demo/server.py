@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import ExtraMissing, UsageError
+from evalkit.files import temporary_folder
 from evalkit.reporting.demo.gate import Gate
 from evalkit.reporting.demo.looker import Looker
 from evalkit.reporting.demo.photos import Limits, examples
@@ -68,12 +68,12 @@ def serving(looker: Looker, address: Address, limits: Limits) -> Iterator[tuple[
     Raises ExtraMissing without gradio; UsageError where the port is taken, or the looker's size fits no patch.
     """
     port = address.free()
-    with tempfile.TemporaryDirectory(prefix="evalkit-demo-") as kept, _settings(environment(Path(kept))):
+    with temporary_folder("demo") as kept, _settings(environment(kept)):
         gr = _gradio()
         from evalkit.reporting.demo import page
         from evalkit.reporting.demo.desk import Desk
 
-        desk = Desk(looker, tuple(examples(limits)), limits, Path(kept))
+        desk = Desk(looker, tuple(examples(limits)), limits, kept)
         looker.seen(looker.names[0], desk.examples[0])  # what cannot work is said before anybody opens the page
         blocks = page.build(desk)
         blocks.queue(default_concurrency_limit=2, max_size=32, api_open=False)

@@ -8,7 +8,6 @@ that matplotlib ships, so that a picture is the same on every machine.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import os
@@ -22,6 +21,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
 from evalkit.errors import UsageError
+from evalkit.files import write_atomically
 
 Colour = tuple[int, int, int]
 """Red, green, blue in 0 ... 255."""
@@ -313,13 +313,8 @@ def save(image: Image.Image, path: Path) -> Path:
     Raises UsageError for another ending than .png, and where the folder cannot be made or written.
     """
     check(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        image.save(part, format="PNG", optimize=True)
-        part.replace(path)
+        write_atomically(path, lambda part: image.save(part, format="PNG", optimize=True))
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error}); choose another file with --out") from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
     return path
