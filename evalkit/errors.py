@@ -1,6 +1,8 @@
 """Everything that evalkit raises on purpose. Each message says what came, what is allowed and what to do.
 
 EvalkitError
+├── NotARegularFile         a FIFO, socket, device or folder stands where a file is read
+├── FileTooLarge            a file has more bytes than are read of its kind
 ├── CatalogError            a recipe, manifest or suite file is wrong
 │   └── UnknownName         no such encoder, family, recipe, suite, dataset, runner: the nearest names are given
 ├── CheckpointError         a weights file cannot be used
@@ -32,6 +34,14 @@ from collections.abc import Iterable
 
 class EvalkitError(Exception):
     """The root of the tree: what the command line prints in one line, without a traceback."""
+
+
+class NotARegularFile(EvalkitError):
+    """A FIFO, a socket, a device or a folder stands where a file is read; the message says which."""
+
+
+class FileTooLarge(EvalkitError):
+    """A file has more bytes than are read of its kind; the message has both numbers."""
 
 
 class CatalogError(EvalkitError):
