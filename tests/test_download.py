@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +22,7 @@ from evalkit.download import Conduct, Wanted, fetch, mirrored, record_path, reco
 from evalkit.download.disk import told_in_words
 from evalkit.download.web import _next
 from evalkit.errors import DigestMismatch, FetchError, UsageError
+from tests.waiting import HANG, until
 
 CONTENT = b"PK\x03\x04" + bytes(range(256)) * 400
 OTHER = b"PK\x03\x04" + bytes(reversed(range(256))) * 400
@@ -61,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
         plan.asked.append((self.path, dict(self.headers)))
         self.close_connection = True
         if plan.hold is not None:
-            plan.hold.wait(30)
+            plan.hold.wait(HANG)
         if self.path in plan.redirects:
             return self._plain(302, {"Location": plan.redirects[self.path]})
         if plan.statuses:
@@ -138,7 +138,7 @@ class Watched(Conduct):
         seen: list[tuple[int, int | None]] = []
         super().__init__(
             report=report or (lambda done, total: seen.append((done, total))), say=lines.append, wait=waits.append,
-            attempts=attempts, timeout=5.0,
+            attempts=attempts, timeout=HANG,
         )  # fmt: skip
         for name, value in (("waits", waits), ("lines", lines), ("seen", seen)):
             object.__setattr__(self, name, value)
@@ -539,11 +539,9 @@ def test_two_processes_that_want_the_same_file(server, tmp_path: Path) -> None:
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
         for _ in range(2)
     ]
-    deadline = time.monotonic() + 30
-    while not (web.plan.asked and (tmp_path / "said").exists()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: web.plan.asked and (tmp_path / "said").exists(), "one that asks and one that waits")
     web.plan.hold.set()
-    ends = [process.communicate(timeout=20) for process in both]
+    ends = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], ends
     assert sorted(out.strip() for out, _ in ends) == ["False", "True"]
     assert len(web.plan.asked) == 1

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SHARED = frozenset(
     {"blocks", "class_attention", "encoder", "family", "files", "folders", "heads", "inspection", "instructions"}
-    | {"loading", "mismatch", "pickles", "positions", "renames", "specs", "vit"}
+    | {"loading", "mismatch", "pickles", "positions", "renames", "specs", "vit", "wrappers"}
 )
 """The modules of this folder that families are built from."""
 
@@ -65,6 +65,10 @@ def load(manifest: Manifest, path: Path | None = None, *, id: str | None = None)
     """
     family = module(manifest.family)
     manifest = replace(manifest, id=id or manifest.id, arch=_arch(manifest, family))
+    if manifest.grid and not hasattr(family, "FAMILY"):
+        raise UsageError(f"the family {manifest.family!r} reads the grid from its own files: leave --grid out")
+    if manifest.prefix and not family.NEEDS_FILE:
+        raise UsageError(f"the family {manifest.family!r} reads no weights file: leave --prefix out")
     return family.load(manifest, _raw(manifest, path, family))
 
 

@@ -64,8 +64,9 @@ _TABLE = "relative_position_bias_table"
 
 
 def _rename(state: State) -> State:
-    """The shared transformer's names; `fc_norm` is the final norm where there is no other."""
-    if not any(key.startswith("norm.") for key in state):
+    """The shared transformer's names; `fc_norm` is the final norm where there is no other. Without the biases of queries and
+    values that BEiT's attention has, the file is another family's, which means another thing by its `fc_norm`."""
+    if not any(key.startswith("norm.") for key in state) and any(key.endswith(".q_bias") for key in state):
         state = renamed(state, r"fc_norm\.(.+)", r"norm.\1")
     state = renamed(state, rf"(blocks\.\d+\.attn)\.{_TABLE}", rf"\1.rel_pos_bias.{_TABLE}")
     return layer_scale_names(fuse_qv_bias(state))

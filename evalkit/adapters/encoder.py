@@ -4,6 +4,7 @@ the file has one."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor, nn
@@ -50,6 +51,26 @@ class ViTEncoder(nn.Module):
             raise Unsupported(f"{self.spec.id}: the network has no class token to look from")
         h, w = (side // config.patch for side in images.shape[-2:])
         return self.vit.attention(images, query_rows(queries, h * w, config.prefix))
+
+
+class PooledEncoder(ViTEncoder):
+    """The mean of the patch tokens, normed, in place of the class token."""
+
+    def encode(
+        self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool | Sequence[bool] = True
+    ) -> tuple[Tokens, ...]:
+        """See `evalkit.types.Encoder`; patches have no final norm in either case."""
+        found = super().encode(images, blocks, norm)
+        return tuple(self._pooled(tokens, n) for tokens, n in zip(found, norm_flags(norm, len(blocks)), strict=True))
+
+    def _pooled(self, tokens: Tokens, norm: bool) -> Tokens:
+        mean = tokens.patches.mean((1, 2))
+        return replace(tokens, cls=self.vit.cls_norm(mean) if norm else mean)
+
+
+def by_its_norm(vit: VisionTransformer, spec: EncoderSpec, head: nn.Module | None) -> ViTEncoder:
+    """By the mean of the patches where the network has a norm for it, as fine-tuning on that mean leaves files."""
+    return (PooledEncoder if vit.config.cls_norm else ViTEncoder)(vit, spec, head)
 
 
 def resolve_block(block: int, depth: int) -> int:

@@ -15,6 +15,7 @@ are called, what may be left out and why, and its architectures on the shared tr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evalkit.adapters import loading, specs
+from evalkit.adapters import loading, specs, wrappers
 from evalkit.adapters.encoder import ViTEncoder
 from evalkit.adapters.files import RawCheckpoint
 from evalkit.adapters.loading import Audit, Rule, State
@@ -33,6 +34,12 @@ from evalkit.types import IMAGENET_MEAN, IMAGENET_STD, Encoder, Manifest, Prepro
 
 BARE = "backbone"
 """The network's name where a file holds one network and does not say which."""
+
+
+CLASSIFIER = Rule(
+    "classifier", "trained with labels, beside or on top of the network", r"(head|fc|classifier)\.(weight|bias)"
+)
+"""A single layer that scores classes; no family has a pretraining head of these keys."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,8 @@ class Layout:
 @dataclass(frozen=True)
 class Parts:
     """One network of a file, taken apart. network: its name. entry: where it lay. beside: the file's other entries.
-    backbone: in the shared transformer's names. dropped: {rule: keys}. unexpected: keys that no rule covers."""
+    backbone: in the shared transformer's names. dropped: {rule: keys}. unexpected: keys that no rule covers.
+    unwrapped: {rule of `wrappers`: keys that it took a word off}."""
 
     network: str
     entry: str
@@ -82,6 +90,7 @@ class Parts:
     head: State
     dropped: Mapping[str, tuple[str, ...]]
     unexpected: tuple[str, ...]
+    unwrapped: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,11 +137,13 @@ class ViTFamily:
 
         Raises KeyMismatch, CheckpointError (see `loading`), UsageError for a network that the family does not have.
         """
-        parts = take(self.layout, raw, manifest.network)
-        config = self.adapt(self.architectures[manifest.arch], parts.backbone)
-        self._refuse_others(manifest.arch, config, parts)
+        fit = self._fitting(manifest, raw)
+        parts, config = fit.parts, fit.config
         vit = specs.build(lambda: VisionTransformer(config))
         audit = specs.opened(raw, parts.entry, parts.beside)
+        audit["unwrapped"] = dict(parts.unwrapped)
+        if config.grid != (named := self.adapt(self.architectures[manifest.arch], parts.backbone).grid):
+            audit["grid"] = {"file": list(config.grid), "architecture": list(named)}
         audit["backbone"] = loading.assign(vit, parts.backbone, what=manifest.arch).facts()
         audit["backbone"]["dropped"] = {name: list(keys) for name, keys in parts.dropped.items()}
         head = None
@@ -142,13 +153,37 @@ class ViTFamily:
         origin = specs.Origin(parts.network, self.version, raw.sha256, audit=audit)
         return self.encoder(vit, self.spec(manifest, config, origin, vit, projects=head is not None), head)
 
-    def _refuse_others(self, arch: str, config: ViTConfig, parts: Parts) -> None:
-        """Before memory is taken for the network: raises KeyMismatch where the file's keys or shapes are not its."""
+    def _fitting(self, manifest: Manifest, raw: RawCheckpoint) -> Fit:
+        """Before memory is taken for the network: the reading of the file that is this architecture.
+
+        Raises KeyMismatch, with what differs from the reading as the family's own code writes files, where none is.
+        """
+        first: Fit | None = None
+        for parts in readings(self.layout, raw, manifest.network, manifest.prefix):
+            config = self._config(manifest.arch, parts.backbone, manifest.grid)
+            with torch.device("meta"):
+                vit = VisionTransformer(config)
+            fit = Fit(manifest.arch, config, parts, self._audit(parts, vit))
+            if fit.audit.clean:
+                return fit
+            first = first or fit
+        if first is None:
+            raise CheckpointError(f"{raw.path} holds no network that evalkit knows")
         with torch.device("meta"):
-            vit = VisionTransformer(config)
-        found = self._audit(parts, vit)
-        if not found.clean:
-            raise KeyMismatch(explain(arch, found, vit.state_dict()))
+            expected = VisionTransformer(first.config).state_dict()
+        raise KeyMismatch(explain(manifest.arch, first.audit, expected))
+
+    def _config(self, arch: str, backbone: State, grid: tuple[int, int] | None) -> ViTConfig:
+        """The architecture at the grid that the person names, else at the square that the position table shows, where none
+        of the family's names means just that."""
+        config = self.adapt(self.architectures[arch], backbone)
+        if grid is None and (side := _square(config, backbone)):
+            grid = (side, side)
+        if grid is None or grid == config.grid:
+            return config
+        other = config.at(grid)
+        named = (self.adapt(known, backbone) for known in self.architectures.values())
+        return config if other in named else other
 
     def spec(
         self, manifest: Manifest, config: ViTConfig, origin: specs.Origin, vit: nn.Module, *, projects: bool
@@ -160,22 +195,39 @@ class ViTFamily:
             manifest, config, origin, parameters=specs.count(vit), projects=projects, source=self.source
         )
 
-    def fits(self, raw: RawCheckpoint) -> Iterator[Fit]:
+    def fits(self, raw: RawCheckpoint, *, prefix: str = "", grid: tuple[int, int] | None = None) -> Iterator[Fit]:
         """Each network of the file beside each architecture of its width and depth; nothing is loaded.
 
-        An architecture whose `audit` is clean is one that the file can be.
+        An architecture whose `audit` is clean is one that the file can be. Of a network only the readings without a
+        difference count, where there are some. Raises CheckpointError where the file holds networks and does not say
+        which of them counts.
         """
         for name in self.layout.networks or ("",):
-            try:
-                parts = take(self.layout, raw, "" if name == next(iter(self.layout.networks), "") else name)
-            except (CheckpointError, UsageError):
-                continue
-            for arch, native in self.architectures.items():
-                config = self.adapt(native, parts.backbone)
-                if _measures(parts.backbone) == (config.dim, config.depth):
-                    with torch.device("meta"):
-                        vit = VisionTransformer(config)
-                    yield Fit(arch, config, parts, self._audit(parts, vit))
+            found: list[Fit] = []
+            wanted = "" if name == next(iter(self.layout.networks), "") else name
+            for parts in self._readings(raw, wanted, prefix):
+                found += self._beside(parts, grid)
+                if any(fit.audit.clean for fit in found):
+                    break
+            clean = [fit for fit in found if fit.audit.clean]
+            yield from clean or found
+
+    def _readings(self, raw: RawCheckpoint, wanted: str, prefix: str) -> Iterator[Parts]:
+        """As `readings`; where the file has no such network there are none."""
+        try:
+            yield from readings(self.layout, raw, wanted, prefix)
+        except wrappers.Ambiguous:
+            raise
+        except (CheckpointError, UsageError):
+            return
+
+    def _beside(self, parts: Parts, grid: tuple[int, int] | None) -> Iterator[Fit]:
+        for arch in self.architectures:
+            config = self._config(arch, parts.backbone, grid)
+            if _measures(parts.backbone) == (config.dim, config.depth):
+                with torch.device("meta"):
+                    vit = VisionTransformer(config)
+                yield Fit(arch, config, parts, self._audit(parts, vit))
 
     def _audit(self, parts: Parts, vit: nn.Module) -> Audit:
         audit = loading.compare(vit.state_dict(), parts.backbone)
@@ -187,6 +239,75 @@ def _measures(backbone: State) -> tuple[int, int]:
     patch = backbone.get("patch_embed.proj.weight", torch.empty(0))
     blocks = {key.split(".")[1] for key in backbone if key.startswith("blocks.")}
     return (patch.shape[0] if patch.ndim == 4 else 0), len(blocks)
+
+
+def _square(config: ViTConfig, backbone: State) -> int:
+    """Patches a side of the square that the file's position table has rows for; 0 where it has no such table."""
+    table = backbone.get("pos_embed")
+    if config.positions and table is not None and table.ndim == 3:
+        rows = table.shape[1] - config.prefix_rows
+        return side if (side := math.isqrt(max(rows, 0))) ** 2 == rows else 0
+    relative = [v for key, v in backbone.items() if key.endswith("relative_position_bias_table") and v.ndim == 2]
+    if config.relative and relative:  # (2 h - 1)^2 distances, and three for the class token
+        distances = math.isqrt(max(relative[0].shape[0] - 3, 0))
+        return (distances + 1) // 2 if distances % 2 and distances**2 == relative[0].shape[0] - 3 else 0
+    return 0
+
+
+def readings(layout: Layout, raw: RawCheckpoint, wanted: str = "", prefix: str = "") -> Iterator[Parts]:
+    """The ways to read the network that is wanted: as the family's own code writes files, then without the wrapping of a
+    training framework. Whoever asks takes the first that fits.
+
+    prefix: the network's keys begin with it; then there is no other reading. Raises as `take` where the first way does
+    not work and no other is left, and CheckpointError where several networks are alike and nothing says which counts.
+    """
+    plain, compiled = wrappers.uncompiled(raw)
+    if prefix:
+        yield from (_unwrapped(layout, raw, wrapped, wanted) for wrapped in wrappers.unwrap(raw, prefix))
+        return
+    entries = frozenset(place.entry for name in layout.networks for place in layout.networks[name][:1])
+    wrappers.check_single(plain, entries if len(entries) > 1 else frozenset())
+    problem: CheckpointError | UsageError | None = None
+    try:
+        parts = take(layout, plain, wanted)
+        yield replace(parts, unwrapped=compiled)
+    except (CheckpointError, UsageError) as error:
+        problem = error
+    wrapped = _wanted(layout, wrappers.unwrap(plain), wanted)
+    if wrapped is not None:
+        parts = _unwrapped(layout, plain, wrapped, wanted)
+        yield replace(parts, unwrapped={**compiled, **parts.unwrapped})
+    elif problem:
+        raise problem
+
+
+AVERAGES = ("teacher", "momentum", "target", "model_ema")
+"""What families call the average of the network that is trained by gradients."""
+
+
+def _wanted(layout: Layout, found: list[wrappers.Wrapped], wanted: str) -> wrappers.Wrapped | None:
+    """Of the networks in a file the one that is asked for: of two, what the family calls its average or the other."""
+    first = next(iter(layout.networks), BARE)
+    name = first if wanted in ("", BARE) else wanted
+    role = "average" if name.startswith(AVERAGES) or not layout.networks else "trained"
+    if len(found) == 1 and (not found[0].role or not layout.networks):
+        return found[0] if name == first else None
+    return next((wrapped for wrapped in found if wrapped.role == role), None)
+
+
+def _unwrapped(layout: Layout, raw: RawCheckpoint, wrapped: wrappers.Wrapped, wanted: str) -> Parts:
+    named = bool(wrapped.role) and bool(layout.networks)
+    name = wanted or (next(iter(layout.networks)) if named else BARE)
+    parts = _parts(layout, raw, Place(), (wrapped.state, {}), name)
+    entry = wrapped.path.split(".")[0]
+    return replace(
+        parts,
+        entry=wrapped.path.rstrip("."),
+        beside=tuple(str(key) for key in raw.state if key != entry) if entry in raw.state else (),
+        dropped={**parts.dropped, **wrapped.dropped},
+        unexpected=(*parts.unexpected, *wrapped.unexpected),
+        unwrapped=wrapped.words,
+    )
 
 
 def take(layout: Layout, raw: RawCheckpoint, wanted: str = "") -> Parts:
@@ -237,7 +358,7 @@ def _parts(layout: Layout, raw: RawCheckpoint, place: Place, found: tuple[State,
     inside, outside = found
     inside = layout.prepare(inside)
     dropped, unexpected = _apply(layout.outside, outside)
-    cut, left = _apply(layout.drop, inside)
+    cut, left = _apply((*layout.drop, CLASSIFIER), inside)
     kept = {key: value for key, value in inside.items() if key in set(left)}
     head, rest = loading.split(kept, layout.head) if layout.head else ({}, kept)
     backbone, others = loading.split(rest, layout.backbone) if layout.backbone else ({}, rest)

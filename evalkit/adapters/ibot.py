@@ -23,19 +23,16 @@ only in the file's arguments: such a file is refused. Swin-T weights are release
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import Tensor, nn
-
-from evalkit.adapters.encoder import ViTEncoder, norm_flags
+from evalkit.adapters.encoder import by_its_norm
 from evalkit.adapters.family import Layout, Place, ViTFamily
 from evalkit.adapters.files import RawCheckpoint
 from evalkit.adapters.heads import dino_head
 from evalkit.adapters.loading import Rule, State
-from evalkit.adapters.vit import VisionTransformer, ViTConfig
+from evalkit.adapters.vit import ViTConfig
 from evalkit.errors import CheckpointError
-from evalkit.types import Encoder, EncoderSpec, Manifest, Tokens
+from evalkit.types import Encoder, Manifest
 
 VERSION = 1
 NEEDS_FILE = True
@@ -54,28 +51,16 @@ DROP = (
 )
 
 
-class PooledEncoder(ViTEncoder):
-    """The mean of the patch tokens, normed, in place of the class token."""
-
-    def encode(
-        self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool | Sequence[bool] = True
-    ) -> tuple[Tokens, ...]:
-        """See `evalkit.types.Encoder`; patches have no final norm in either case."""
-        found = super().encode(images, blocks, norm)
-        return tuple(self._pooled(tokens, n) for tokens, n in zip(found, norm_flags(norm, len(blocks)), strict=True))
-
-    def _pooled(self, tokens: Tokens, norm: bool) -> Tokens:
-        mean = tokens.patches.mean((1, 2))
-        return replace(tokens, cls=self.vit.cls_norm(mean) if norm else mean)
-
-
 def prepare(state: State) -> State:
     """The head that extraction left under `module.` where the others are."""
     return _called(state, (r"module\.(head\..+)", r"\1"))
 
 
 def rename(state: State) -> State:
-    """LayerScale and the norm of the mean under the shared transformer's names."""
+    """LayerScale and the norm of the mean under the shared transformer's names. iBOT's fine-tuning has both (:100-115,
+    160-161): a norm of the mean alone is MAE's, whose positions are resized in another way."""
+    if not any(key.endswith("gamma_1") for key in state):
+        return dict(state)
     return _called(
         state, (r"(blocks\.\d+\.)gamma_([12])", r"\1ls\2.gamma"), (r"fc_norm\.(weight|bias)", r"cls_norm.\1")
     )
@@ -96,11 +81,6 @@ def adapt(config: ViTConfig, backbone: State) -> ViTConfig:
     return replace(config, final_norm=False, cls_norm=True) if "cls_norm.weight" in backbone else config
 
 
-def encoder(vit: VisionTransformer, spec: EncoderSpec, head: nn.Module | None) -> ViTEncoder:
-    """By the mean of the patches where the network has a norm for it."""
-    return (PooledEncoder if vit.config.cls_norm else ViTEncoder)(vit, spec, head)
-
-
 FAMILY = ViTFamily(
     version=VERSION,
     layout=Layout(
@@ -117,7 +97,7 @@ FAMILY = ViTFamily(
     source="bytedance/ibot da316d8, evaluation/eval_knn.py:70: ImageNet mean and std",
     adapt=adapt,
     head=lambda state, config: dino_head(state, config.dim),
-    encoder=encoder,
+    encoder=by_its_norm,
 )
 
 

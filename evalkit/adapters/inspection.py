@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from evalkit import adapters
+from evalkit.adapters import wrappers
 from evalkit.adapters.family import Fit, ViTFamily
 from evalkit.adapters.files import RawCheckpoint
 from evalkit.adapters.mismatch import explain
@@ -36,6 +37,8 @@ class Wish:
     family: str = ""
     arch: str = ""
     network: str = ""
+    prefix: str = ""
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,9 @@ def identify(path: str | Path, wish: Wish) -> Manifest:
 
 def manifest(chosen: Candidate, wish: Wish) -> Manifest:
     """What the chosen reading asks an adapter to load."""
-    return Manifest(id="", family=chosen.family, arch=chosen.fit.arch, network=wish.network)
+    return Manifest(
+        id="", family=chosen.family, arch=chosen.fit.arch, network=wish.network, prefix=wish.prefix, grid=wish.grid
+    )
 
 
 def undecided(seen: Inspection) -> CheckpointError | UsageError | KeyMismatch:
@@ -101,9 +106,12 @@ def undecided(seen: Inspection) -> CheckpointError | UsageError | KeyMismatch:
         archs = sorted({reading.fit.arch for reading in seen.candidates})
         return UsageError(f"{path} fits several architectures: {', '.join(archs)}. Say which with --arch")
     if seen.nearest is None:
+        unknown = [found for found, role in wrappers.networks(seen.raw).items() if role is None]
+        hint = f" A network lies under {unknown[0]!r}: --prefix {unknown[0]} reads it." if unknown else ""
         return CheckpointError(
-            f"{path} fits no family that evalkit finds by its keys; it holds {_entries(seen.raw)}. Any vision transformer "
-            "of timm loads with --family timm --arch NAME; a new family is one file (docs/add-a-family.md)"
+            f"{path} fits no family that evalkit finds by its keys; it holds {_entries(seen.raw)}.{hint} What timm itself "
+            "trained or released loads with --family timm --arch NAME (its networks resize positions in their own way: "
+            "another family's file has other numbers there); a new family is one file (docs/add-a-family.md)"
         )
     near = seen.nearest
     with torch.device("meta"):
@@ -131,7 +139,7 @@ def _family(name: str, raw: RawCheckpoint) -> ViTFamily | None:
 
 def _fits(family: ViTFamily, raw: RawCheckpoint, wish: Wish) -> list[Fit]:
     """Of the network that is wanted, or else of the first in the family's order that the file has."""
-    fits = [fit for fit in family.fits(raw) if wish.arch in ("", fit.arch)]
+    fits = [fit for fit in family.fits(raw, prefix=wish.prefix, grid=wish.grid) if wish.arch in ("", fit.arch)]
     network = wish.network or (fits[0].parts.network if fits else "")
     return [fit for fit in fits if fit.parts.network == network]
 
@@ -215,6 +223,7 @@ def network_facts(chosen: Candidate, spec: EncoderSpec) -> dict[str, Any]:
         "wrapper": parts.entry or "none",
         "network": parts.network,
         "beside": list(parts.beside),
+        "unwrapped": {rule: f"{count} keys" for rule, count in parts.unwrapped.items()},
         "blocks": config.depth,
         "dim": config.dim,
         "heads": f"{config.heads}, known from {chosen.family}'s {chosen.fit.arch} (shapes do not show it)",

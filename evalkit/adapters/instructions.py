@@ -30,6 +30,9 @@ from evalkit.errors import CheckpointError, UnsafeFile
 MOST = 1_500_000
 """Instructions in one pickle: a list of ImageNet's 1.28 million labels fits. A ViT with its optimiser has 20,000."""
 
+BUILT = 300_000
+"""Of them, those that do more than name a number: each costs its readers some ten microseconds."""
+
 DEEPEST = 32
 """Containers inside containers."""
 
@@ -41,11 +44,19 @@ STORAGES = {f"{where}.{kind}Storage": size for where in ("torch", "torch.cuda") 
 """{name: bytes of one value}. Complex, quantised and untyped ones are no weights that evalkit could use."""
 STORAGES |= {"torch.BoolStorage": 1, "torch.cuda.BoolStorage": 1}
 
+PATHS = tuple(
+    f"{module}.{kind}"
+    for module in ("pathlib", "pathlib._local")  # Python 3.13 moved the classes
+    for kind in ("Path", "PurePath", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
+)
+"""Paths among the arguments of a training script. They are read as texts: no path object is made, nothing is looked up."""
+
 _CALLS = frozenset(
     {"collections.OrderedDict", "collections.Counter", "builtins.set", "__builtin__.set", "_codecs.encode"}
     | {"torch.Size", "torch.device", "torch._utils._rebuild_parameter", "argparse.Namespace", "numpy.dtype"}
     | {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
     | {"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"}
+    | set(PATHS)
 )
 _DTYPE = re.compile(r"torch\.(bool|bfloat16|(float|int|uint)\d+)")
 _NUMBER = re.compile(r"[biuf][1248]")
@@ -105,8 +116,14 @@ class Machine:
         self._below: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         try:
+            built = 0
             for op, argument, _ in islice(pickletools.genops(stream), MOST):
                 step = _STEPS.get(op.name)
+                built += op.name not in _NUMBERS
+                if built > BUILT:
+                    raise UnsafeFile(
+                        f"has a pickle of more than {BUILT:,} instructions that build something: save its state dict alone"
+                    )
                 if step is None:
                     stream.seek(begin)
                     _refuse_instruction(stream, op.name)
@@ -196,6 +213,8 @@ class Machine:
                 return Made("device")
             case "dtype", (str(code), _, third) if _NUMBER.fullmatch(code) and third in (1, True):
                 return Made(code)
+            case kind, parts if name in PATHS and all(type(part) is str for part in self._read(parts)):
+                return Made(f"a {kind}")
             case "scalar", (Made(kind=code), bytes(data)) if _NUMBER.fullmatch(code) and len(data) == int(code[1]):
                 return Made("scalar")
             case "_rebuild_parameter", (Made(kind="tensor"), bool(), hooks) if _is_none(hooks):
@@ -343,9 +362,11 @@ def _refuse(name: str) -> NoReturn:
         )
     raise UnsafeFile(
         f"would run code when loaded: it asks for {name[:120]}. evalkit never runs code from a checkpoint; "
-        "allowed are tensors, dictionaries, argparse.Namespace and numpy scalars (a state dict saved with torch.save)"
+        "allowed are tensors, dictionaries, argparse.Namespace, paths and numpy scalars (a state dict saved with torch.save)"
     )
 
+
+_NUMBERS = frozenset({"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "NONE", "NEWTRUE", "NEWFALSE"})
 
 _STEPS: dict[str, Any] = {
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "NONE"), Machine._push),

@@ -11,6 +11,7 @@ reported cause of wrong numbers (facebookresearch/dino issues 30, 65, 117, 217; 
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,9 @@ from evalkit.adapters.mismatch import explain
 from evalkit.errors import CheckpointError, KeyMismatch
 
 State = dict[str, Tensor]
+
+ABSURD = 1e30
+"""No weight is larger: its square would leave float32."""
 Shape = tuple[int, ...]
 
 
@@ -180,11 +184,23 @@ def _check_values(what: str, target: Mapping[str, Tensor], state: Mapping[str, T
     kinds = [key for key, value in state.items() if value.is_floating_point() != target[key].is_floating_point()]
     if kinds:
         raise CheckpointError(f"{what}: {_some(kinds)} hold {state[kinds[0]].dtype}; quantised weights are not read")
-    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    largest = {key: _largest(value) for key, value in state.items() if value.is_floating_point() and value.numel()}
+    broken = [key for key, size in largest.items() if not math.isfinite(size)]
     if broken:
         raise CheckpointError(
             f"{what}: NaN or infinite values in {len(broken)} of {len(state)} weights: {_some(broken)}"
         )
+    absurd = [key for key, size in largest.items() if size > ABSURD]
+    if absurd:
+        raise CheckpointError(f"{what}: values past {ABSURD:g} in {_some(absurd)}; no trained network has such weights")
+    if largest and not any(largest.values()):
+        raise CheckpointError(f"{what}: every weight in the file is 0: it holds no trained network")
+
+
+def _largest(value: Tensor) -> float:
+    """The largest magnitude; NaN where a value is NaN."""
+    low, high = value.detach().aminmax()
+    return float(torch.maximum(-low, high))
 
 
 def _some(keys: Sequence[str]) -> str:

@@ -6,8 +6,9 @@ fine-tuning (util/pos_embed.py:75-96).
 
 Files: the released encoder ({'model'}, bare keys; evalkit's own without 'model'), the whole pretraining network (issue 8:
 'model' with the decoder), the training file of util/misc.py:295-312 (beside optimizer, epoch, scaler, args), of
-main_linprobe.py too, whose head (line 222) is dropped. Fine-tuned files have lost the norm of the tokens
-(models_vit.py:27-33) and are refused.
+main_linprobe.py too, whose head (line 222) is dropped. Files that were fine-tuned on the mean of the patches have `fc_norm`
+in place of `norm` (models_vit.py:27-33, 51-54): then the normed mean of the patch tokens takes the class token's place, as
+their classifier reads it, and the patches have no norm.
 
 main_linprobe.py evaluates the class token after the final norm. There is no projection: the decoder predicts pixels.
 Expect 68.0 % by a linear probe for vit_base_patch16 (its FINETUNE.md).
@@ -15,12 +16,13 @@ Expect 68.0 % by a linear probe for vit_base_patch16 (its FINETUNE.md).
 
 from __future__ import annotations
 
-from evalkit.adapters.family import Layout, ViTFamily, take
-from evalkit.adapters.files import RawCheckpoint
-from evalkit.adapters.loading import Rule
+from dataclasses import replace
+
+from evalkit.adapters.encoder import by_its_norm
+from evalkit.adapters.family import Layout, ViTFamily
+from evalkit.adapters.loading import Rule, State
+from evalkit.adapters.renames import renamed
 from evalkit.adapters.vit import ViTConfig
-from evalkit.errors import KeyMismatch
-from evalkit.types import Encoder, Manifest
 
 VERSION = 1
 NEEDS_FILE = True
@@ -43,23 +45,28 @@ CLASSIFIER = Rule(
     "trained with labels on top of the encoder, alone or behind a batch norm",
     r"head\.(1\.)?(weight|bias)|head\.0\.(running_mean|running_var|num_batches_tracked)",
 )
-LAYOUT = Layout(entries=("model",), drop=(DECODER, CLASSIFIER))
+
+
+def rename(state: State) -> State:
+    """The norm of the mean under the shared transformer's name."""
+    return renamed(state, r"fc_norm\.(weight|bias)", r"cls_norm.\1")
+
+
+def adapt(config: ViTConfig, backbone: State) -> ViTConfig:
+    """With the norm of the mean where the file has it."""
+    return replace(config, final_norm=False, cls_norm=True) if "cls_norm.weight" in backbone else config
+
+
 FAMILY = ViTFamily(
     version=VERSION,
-    layout=LAYOUT,
+    layout=Layout(
+        entries=("model",),
+        rename=rename,
+        drop=(DECODER, CLASSIFIER),
+    ),
     architectures=ARCHITECTURES,
     source="facebookresearch/mae efb2a80, main_linprobe.py:137-141: ImageNet mean and std",
+    adapt=adapt,
+    encoder=by_its_norm,
 )
-
-
-def load(manifest: Manifest, raw: RawCheckpoint) -> Encoder:
-    """The encoder in a file.
-
-    Raises KeyMismatch, CheckpointError (see `loading`), UsageError for any named network: files hold one.
-    """
-    if "fc_norm.weight" in take(LAYOUT, raw, manifest.network).backbone:
-        raise KeyMismatch(
-            f"{raw.path} was fine-tuned on the mean of the patches: its fc_norm normalises that mean, and it holds no "
-            "norm for the tokens themselves. Evaluate the pretraining file that it was made from"
-        )
-    return FAMILY.load(manifest, raw)
+load = FAMILY.load

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from evalkit.adapters.instructions import Machine, Storage
+from evalkit.adapters.instructions import PATHS, Machine, Storage
 from evalkit.errors import CheckpointError, UnsafeFile
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -42,14 +42,22 @@ _NUMBERS = ["bool", "float16", "float32", "float64", *(f"{u}int{n}" for u in (""
 _SCALAR = np.float64(0).__reduce__()[0]
 """What numpy scalars call to be rebuilt; its module was renamed between numpy 1 and 2, files have either name."""
 
+
+def _path_text(*parts: str) -> str:
+    """What a path object is read as."""
+    return "/".join(parts).replace("//", "/")
+
+
 SAFE: list[Any] = [
     argparse.Namespace,
     (_SCALAR, "numpy.core.multiarray.scalar"),
     (_SCALAR, "numpy._core.multiarray.scalar"),
     np.dtype,
     *(type(np.dtype(name)) for name in _NUMBERS),
+    *((_path_text, name) for name in PATHS),
 ]
-"""Allowed beside what torch allows: the arguments of a training script, and numpy scalars (a best loss, say)."""
+"""Allowed beside what torch allows: the arguments of a training script, paths among them (as texts), and numpy scalars (a
+best loss, say)."""
 
 _RECORD = re.compile(
     r"([^/]+)/(data\.pkl|byteorder|version|\.format_version|\.storage_alignment|\.data/\w+|data/(\w+))", re.A

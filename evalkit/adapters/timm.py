@@ -8,7 +8,8 @@ there, and their tokens come as the last block leaves them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import timm
@@ -16,7 +17,7 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from evalkit.adapters import loading, specs
+from evalkit.adapters import loading, specs, wrappers
 from evalkit.adapters.encoder import resolve_block
 from evalkit.adapters.files import RawCheckpoint
 from evalkit.errors import FeatureError, NoProjection, UnknownName, Unsupported, UsageError
@@ -116,10 +117,27 @@ def load(manifest: Manifest, raw: RawCheckpoint) -> Encoder:
             f"network {manifest.network!r}: timm's files have the trained weights (leave it out) and 'ema'"
         )
     model = create(manifest.arch)
-    network = loading.unwrap(raw, WRAPPERS[manifest.network])
-    audit = loading.assign(model, loading.strip(network.state, "module."), RULES, what=manifest.arch)
-    facts = specs.opened(raw, network.name, network.beside) | {"backbone": audit.facts()}
+    network, words = _network(manifest, raw, model.state_dict())
+    audit = loading.assign(model, network.state, RULES, what=manifest.arch)
+    facts = specs.opened(raw, network.name, network.beside) | {"unwrapped": dict(words), "backbone": audit.facts()}
     return TimmEncoder(model, _spec(manifest, model, raw.sha256, facts))
+
+
+def _network(
+    manifest: Manifest, raw: RawCheckpoint, expected: Mapping[str, Tensor]
+) -> tuple[loading.Network, Mapping[str, int]]:
+    """The network, and {rule: keys that it took a word off}: as timm writes files, or without the wrapping of a training
+    framework (`wrappers`) where only that fits. Raises CheckpointError."""
+    plain, compiled = wrappers.uncompiled(raw)
+    if not manifest.prefix:
+        wrappers.check_single(plain, frozenset({"model", "model_ema"}))
+    role = "average" if manifest.network == "ema" else "trained"
+    for wrapped in wrappers.unwrap(plain, manifest.prefix):
+        fits = not wrapped.unexpected and loading.compare(expected, wrapped.state, RULES).clean
+        if manifest.prefix or (fits and wrapped.role in ("", role)):
+            return loading.Network(wrapped.state, wrapped.path.rstrip(".")), {**compiled, **wrapped.words}
+    network = loading.unwrap(plain, WRAPPERS[manifest.network])
+    return replace(network, state=loading.strip(network.state, "module.")), compiled
 
 
 def create(arch: str) -> Any:

@@ -8,7 +8,7 @@ LayerScale, the MLP, the final norm.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -23,6 +23,7 @@ from evalkit.errors import FeatureError, Unsupported
 class ViTConfig:
     """An architecture. Sides in pixels; `eps` of every LayerNorm.
 
+    size: native side of a square image. native: (h, w) patches where the native image is no square.
     positions: the rule of `positions.RULES` by which the added table meets another grid, "" for no table.
     cls_position, register_positions: whether the table's first rows belong to the class token, then to the registers.
     registers: further tokens between class token and patches (DeiT's distillation token is one).
@@ -37,6 +38,7 @@ class ViTConfig:
     heads: int
     patch: int
     size: int = 224
+    native: tuple[int, int] | None = None
     mlp_ratio: float = 4.0
     mlp: Literal["gelu", "swiglu"] = "gelu"
     hidden: int | None = None
@@ -59,7 +61,12 @@ class ViTConfig:
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w) patches at the native size."""
-        return self.size // self.patch, self.size // self.patch
+        return self.native or (self.size // self.patch, self.size // self.patch)
+
+    def at(self, grid: tuple[int, int]) -> ViTConfig:
+        """The same network with another native grid (h, w); the side of its square crops is that of the shorter one."""
+        h, w = grid
+        return replace(self, size=min(grid) * self.patch, native=None if h == w else grid)
 
     @property
     def prefix(self) -> int:
@@ -130,11 +137,11 @@ class VisionTransformer(nn.Module):
         """(1, h, w, D) rows of the position table for this grid, by the family's rule.
 
         At the native size the table is used as it stands. DINO's code asks for a square image there, others do not:
-        a rectangular image with as many patches has another grid in either case.
+        a rectangular image with as many patches has another grid in either case, unless the native one is a rectangle.
         """
         h, w = self.config.grid
         table = self.pos_embed[:, self.config.prefix_rows :].reshape(1, h, w, -1)
-        if grid == (h, w) and square:
+        if grid == (h, w) and (square or h != w):
             return table
         return RULES[self.config.positions](table, grid)
 

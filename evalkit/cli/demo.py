@@ -14,11 +14,14 @@ from evalkit.cli.options import (
     Device,
     DeviceName,
     Family,
+    Grid,
     Network,
     PictureSize,
     Precision,
     PrecisionName,
+    Prefix,
     complete_encoder,
+    grid_of,
 )
 from evalkit.errors import UsageError
 
@@ -35,6 +38,8 @@ def demo(
     family: Family = "",
     arch: Arch = "",
     network: Network = "",
+    prefix: Prefix = "",
+    grid: Grid = "",
     device: DeviceName = Device.auto,
     precision: PrecisionName = Precision.auto,
 ) -> None:  # fmt: skip
@@ -48,12 +53,19 @@ def demo(
     from evalkit.reporting.demo.photos import Limits
 
     chosen = list(dict.fromkeys(checkpoint or catalog.shipped_encoders()))
-    if len(chosen) > 1 and (family or arch or network):
-        raise UsageError("--family, --arch and --network are for one weights file; describe several by manifests")
+    named_by: dict[str, Any] = {
+        "family": family,
+        "arch": arch,
+        "network": network,
+        "prefix": prefix,
+        "grid": grid_of(grid),
+    }
+    if len(chosen) > 1 and any(named_by.values()):
+        raise UsageError(f"--{', --'.join(named_by)} are for one weights file; describe several by manifests")
     for one in chosen:
         catalog.located(one)
     named = _named(chosen)
-    looker = Looker(list(named), lambda name: load(named[name], family=family, arch=arch, network=network),
+    looker = Looker(list(named), lambda name: load(named[name], **named_by),
                     device=resolve_device(device.value), precision=precision.value, size=size)  # fmt: skip
     signal.signal(signal.SIGTERM, _end)
     with server.serving(looker, server.Address(host, port), Limits(max_mb, max_megapixels)) as (url, blocks):

@@ -9,12 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
+from evalkit.cli.options import Grid, Prefix, grid_of
+
 
 def inspect(
     file: Annotated[Path, typer.Argument(help="A checkpoint file, or a Hugging Face folder.")],
     family: Annotated[str, typer.Option(help="Read it as this family.")] = "",
     arch: Annotated[str, typer.Option(help="Read it as this architecture of the family.")] = "",
     network: Annotated[str, typer.Option(help="Which network of the file: teacher, student ...")] = "",
+    prefix: Prefix = "",
+    grid: Grid = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
 ) -> None:
     """Say what is in a checkpoint file: family, architecture, networks, every key used or dropped and why.
@@ -26,7 +30,7 @@ def inspect(
     from evalkit import adapters
     from evalkit.adapters import inspection
 
-    wish = inspection.Wish(family, arch, network)
+    wish = inspection.Wish(family, arch, network, prefix, grid_of(grid))
     if family and not (hasattr(adapters.module(family), "FAMILY") or hasattr(adapters.module(family), "of_file")):
         facts, problem = _by_loading(file, wish)
     else:
@@ -50,7 +54,8 @@ def _by_loading(file: Path, wish: Any) -> tuple[dict[str, Any], None]:
     from evalkit import adapters
     from evalkit.types import Manifest
 
-    spec = adapters.load(Manifest(file.stem, wish.family, wish.arch, network=wish.network), file).spec
+    asked = Manifest(file.stem, wish.family, wish.arch, network=wish.network, prefix=wish.prefix, grid=wish.grid)
+    spec = adapters.load(asked, file).spec
     facts = asdict(spec) | {"offers": sorted(spec.offers), "file": str(file)}
     return {key: value for key, value in facts.items() if key not in ("id", "seed")}, None
 

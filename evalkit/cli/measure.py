@@ -18,16 +18,19 @@ from evalkit.cli.options import (
     Device,
     DeviceName,
     Family,
+    Grid,
     Limit,
     Network,
     Precision,
     PrecisionName,
+    Prefix,
     Seed,
     SkipBroken,
     complete_encoder,
     complete_recipe,
     complete_suite,
     encoders_of,
+    grid_of,
     pairs,
 )
 from evalkit.errors import EvalkitError, RecordError, UsageError
@@ -50,6 +53,8 @@ def evaluate(
     family: Family = "",
     arch: Arch = "",
     network: Network = "",
+    prefix: Prefix = "",
+    grid: Grid = "",
     data_root: DataRoot = None,
     data: DataPaths = None,
     device: DeviceName = Device.auto,
@@ -88,7 +93,7 @@ def evaluate(
             for target in targets:
                 asked = given | {"checkpoint": target, "suite": suite}
                 try:
-                    encoder = load(target, family=family, arch=arch, network=network)
+                    encoder = load(target, family=family, arch=arch, network=network, prefix=prefix, grid=grid_of(grid))
                 except EvalkitError as error:
                     if len(targets) == 1:
                         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -71,6 +72,10 @@ Arch = Annotated[str, typer.Option(help="Architecture of a weights file, as its 
 Network = Annotated[
     str, typer.Option(help="Which network of the file: teacher, student ... (the family's own if empty).")
 ]
+Prefix = Annotated[
+    str, typer.Option(help="The network's keys begin with this, where the file leaves open which is meant.")
+]
+Grid = Annotated[str, typer.Option(help="HxW: patches of the position table, where it is no square.")]
 DataRoot = Annotated[Path | None, typer.Option(envvar="EVALKIT_DATA", help="Folder that holds the datasets.")]
 DataPaths = Annotated[list[str] | None, typer.Option(help="NAME=PATH: where one dataset lies.")]
 DeviceName = Annotated[Device, typer.Option(help="auto: cuda where there is one.")]
@@ -81,6 +86,16 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random in the protoc
 PictureSize = Annotated[
     int, typer.Option(help="Longer side in pixels that the encoder is shown, rounded to whole patches.")
 ]
+
+
+def grid_of(text: str) -> tuple[int, int] | None:
+    """(h, w) from a text HxW, None from "". Raises UsageError for any other text."""
+    if not text:
+        return None
+    sides = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)
+    if sides is None:
+        raise UsageError(f"--grid {text[:80]!r}: it is HxW in whole patches, for instance --grid 14x28")
+    return int(sides[1]), int(sides[2])
 
 
 def point(text: str) -> tuple[int, int]:

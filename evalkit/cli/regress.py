@@ -45,7 +45,7 @@ def regress(
     precision: PrecisionName = Precision.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print what moved as JSON on standard output.")] = False,
 ) -> None:  # fmt: skip
-    """Measure a suite anew and fail where a score left what its own noise allows: 1e-4 where seeds agree, else by seeds."""
+    """Measure a suite anew and fail where a score moved by more than rounding, one unit or another seed can move it."""
     from evalkit.engine.evaluate import Options
     from evalkit.progress import RichProgress
     from evalkit.reporting import regress as gate

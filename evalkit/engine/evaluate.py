@@ -327,8 +327,17 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def load(checkpoint: str | Path, *, family: str = "", arch: str = "", network: str = "") -> Encoder:
-    """An encoder by zoo id, manifest file, or path of a weights file; `family` and `arch` where its keys leave them open.
+def load(
+    checkpoint: str | Path,
+    *,
+    family: str = "",
+    arch: str = "",
+    network: str = "",
+    prefix: str = "",
+    grid: tuple[int, int] | None = None,
+) -> Encoder:
+    """An encoder by zoo id, manifest file, or path of a weights file; `family`, `arch`, `prefix` (of the network's keys) and
+    `grid` ((h, w) of the position table) where its keys leave them open.
 
     Raises UnknownName, NotFetched, CheckpointError (the file), UsageError (a bare file that fits several families).
     """
@@ -336,9 +345,9 @@ def load(checkpoint: str | Path, *, family: str = "", arch: str = "", network: s
     path = catalog.located(text)
     if path is None or text in catalog.manifests() or text.endswith(".toml"):
         manifest = catalog.manifest(text)
-        if family or arch:
+        if family or arch or prefix or grid:
             raise UsageError(
-                f"{text} is an encoder of the zoo: its manifest names family and architecture; drop the options"
+                f"{text} is an encoder of the zoo: its manifest names family, architecture, prefix and grid; drop the options"
             )
         manifest = dataclasses.replace(manifest, network=network or manifest.network)
         return adapters.load(manifest, path)
@@ -347,9 +356,10 @@ def load(checkpoint: str | Path, *, family: str = "", arch: str = "", network: s
     if not family or (not arch and family != "timm"):
         from evalkit.adapters.inspection import Wish, identify
 
-        found = identify(path, Wish(family, arch, network))
+        found = identify(path, Wish(family, arch, network, prefix, grid))
         family, arch = found.family, found.arch
-    return adapters.load(Manifest(id=_file_id(path), family=family, arch=arch, network=network, file=text), path)
+    found_in = Manifest(_file_id(path), family, arch, network=network, prefix=prefix, grid=grid, file=text)
+    return adapters.load(found_in, path)
 
 
 def _file_id(path: Path) -> str:

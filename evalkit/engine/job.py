@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -19,7 +19,7 @@ from evalkit.engine.delivery import Delivery
 from evalkit.errors import StoreError
 from evalkit.features.decoding import Broken, Loading, cores, read
 from evalkit.features.extract import ExtractOptions, extract
-from evalkit.features.forward import casting
+from evalkit.features.forward import casting, owned
 from evalkit.features.key import Request
 from evalkit.features.stream import stream
 from evalkit.types import Augmentation, Batch, Dataset, Encoder, Features, Part, Progress, Read, Role, Tokens, View
@@ -101,9 +101,10 @@ class LocalJob:
                 self.skipped[role] = found
 
     def encode(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> tuple[Tokens, ...]:
-        """The encoder's tokens in the job's precision, without gradients."""
+        """The encoder's tokens in the job's precision, without gradients; a class token that is kept keeps nothing else."""
         with torch.no_grad(), casting(self.device, self.options.precision):
-            return self.encoder.encode(images, blocks=blocks, norm=norm)
+            found = self.encoder.encode(images, blocks=blocks, norm=norm)
+        return tuple(tokens if tokens.cls is None else replace(tokens, cls=owned(tokens.cls)) for tokens in found)
 
     def rng(self, *names: str | int) -> torch.Generator:
         """A CPU generator of its own for these names."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from evalkit import catalog
 from evalkit.engine.evaluate import Options, Session, load
@@ -43,7 +44,7 @@ def again(record: Record) -> tuple[Record, list[Row]]:
     return outcome.record, _rows(record, outcome.record)
 
 
-def _weights(record: Record) -> tuple[str, dict[str, str]]:
+def _weights(record: Record) -> tuple[str, dict[str, Any]]:
     """What was loaded: a zoo id or manifest; or else the file, with what `load` must not find out a second time."""
     encoder, given = record.encoder, record.arguments["given"].get("checkpoint", "")
     if given in catalog.manifests() or given.endswith(".toml"):
@@ -51,8 +52,10 @@ def _weights(record: Record) -> tuple[str, dict[str, str]]:
     file = encoder["audit"].get("file")
     if file is None:
         return encoder["id"], {}
-    network = {} if encoder["network"] == "backbone" else {"network": encoder["network"]}
-    return file, {"family": encoder["family"], "arch": encoder["arch"], **network}
+    options = record.arguments["given"]
+    named: dict[str, Any] = {} if encoder["network"] == "backbone" else {"network": encoder["network"]}
+    named |= {"prefix": options.get("prefix") or "", "grid": tuple(encoder["grid"]) if options.get("grid") else None}
+    return file, {"family": encoder["family"], "arch": encoder["arch"], **named}
 
 
 def _same_data(old: Record, new: Record) -> None:

@@ -11,8 +11,6 @@ run was interrupted or how many workers decode.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,11 +39,8 @@ from evalkit.types import Dataset, Encoder, Features, Part, Precision, Progress,
 
 LOG = logging.getLogger(__name__)
 
-M_MMAP_THRESHOLD = -3
-"""mallopt's number for the size from which glibc asks the system for a block of its own (malloc.h)."""
-
 SHARD_BYTES = 64 << 20
-ROWS_LOW, ROWS_HIGH = 256, 8192
+ROWS_LOW, ROWS_HIGH = 256, 2048
 ATTEMPTS = 3
 """Times that shards are made before the disk is given up on: they are read back after writing."""
 
@@ -101,8 +96,7 @@ def extract(
     if plan.bytes > budget:
         LOG.info("%s needs %.1f GB, above the budget of %.1f GB: not stored", plan.what, plan.bytes / 1e9, budget / 1e9)
         return RecomputedFeatures(plan)
-    with _steady_memory():
-        return _in_memory(plan) if options.store is None else _stored(plan, options.store)
+    return _in_memory(plan) if options.store is None else _stored(plan, options.store)
 
 
 @dataclass(frozen=True)
@@ -216,23 +210,6 @@ class Plan:
                     break
             held = stop - first - len(skipped)
             yield shards.Facts(self.key.digest, number, first, stop, held, tuple(skipped)), join(pieces)
-
-
-@contextlib.contextmanager
-def _steady_memory() -> Iterator[None]:
-    """Meanwhile glibc gives freed blocks of 4 MB and more back to the system at once. Left alone it raises that size to
-    32 MB, keeps batches of tokens in heaps that fragment, and peak memory creeps up by a quarter over some thousand images."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # no glibc
-        mallopt = None
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 4 << 20)
-    try:
-        yield
-    finally:
-        if mallopt is not None:
-            mallopt(M_MMAP_THRESHOLD, 32 << 20)
 
 
 def _admitted(packs: Iterable[decoding.Pack], broken: decoding.Broken) -> Iterator[decoding.Pack]:

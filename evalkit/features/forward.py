@@ -91,6 +91,13 @@ class Forward:
         return torch.float16 if self.patches == "float16" else torch.float32
 
 
+def owned(rows: Tensor) -> Tensor:
+    """The same values in memory of their own. A class token is a view of all tokens of its batch, and `.float()` of float32
+    is one too: whoever keeps such a view keeps every token."""
+    alone = rows.untyped_storage().nbytes() <= rows.nbytes
+    return rows if alone else rows.clone(memory_format=torch.contiguous_format)
+
+
 def project(encoder: Encoder, cls: Tensor | None, part: Part) -> Tensor:
     """(B, D') float32: output or bottleneck of the pretraining head on class tokens (B, D) of the last block after the
     final norm, in float32 whatever the caller's arithmetic. part: "projection" or "bottleneck". Raises NoProjection."""
@@ -136,7 +143,7 @@ class _Fetch:
 
     def __init__(self, rows: Rows, device: torch.device) -> None:
         cuda = device.type == "cuda"
-        self.rows = {name: tensor.to("cpu", non_blocking=cuda) for name, tensor in rows.items()}
+        self.rows = {name: owned(tensor).to("cpu", non_blocking=cuda) for name, tensor in rows.items()}
         self.done: Any = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]
         if self.done is not None:
             self.done.record(torch.cuda.current_stream(device))

@@ -118,7 +118,8 @@ class Manifest:
     `url` is given ("": the last part of `url`). url: where it is fetched from, "" where only people can get it: then
     `origin` is the page and `notes` says how. sha256: of the whole file, only where its authors publish it; sha256_prefix,
     md5_prefix: the first digits, where they publish those. size: in bytes, 0 where not known. network: which network to
-    take, "" for the family's default. seed: of an untrained control.
+    take, "" for the family's default. prefix: of the network's keys, where the file leaves that open. grid: (h, w) of its
+    position table, where that is no square. seed: of an untrained control.
     published: rows of numbers that belong to it; published_as: the same by reference to reports/published.
     """
 
@@ -133,6 +134,8 @@ class Manifest:
     md5_prefix: str = ""
     size: int = 0
     network: str = ""
+    prefix: str = ""
+    grid: tuple[int, int] | None = None
     licence: str = ""
     origin: str = ""
     paper: str = ""

@@ -468,6 +468,7 @@ table(
     r"has a pickle of more than .* instructions|pickle larger than|remembers a value under",
     {
         "two million instructions": weights(b"](" + b"N" * 2_000_000 + b"e"),
+        "half a million texts": weights(b"](" + text("a") * 500_000 + b"e"),
         "17 MB of pickle": weights(text("a" * (17 << 20))),
         "memo at 4 billion": weights(b"Nr\xff\xff\xff\xff"),
     },
@@ -902,7 +903,12 @@ table(
 )
 table(
     "has a header of 9",
-    {"header of 9 MB": tensors({"__metadata__": {"a": "b" * 9_000_000}, "a": FOUR})},
+    {
+        "header of 9 MB": tensors({"__metadata__": {"a": "b" * 9_000_000}, "a": FOUR}),
+        "header of 90,000 empty tensors": tensors(
+            {f"a{i}": {**FOUR, "shape": [0], "data_offsets": [0, 0]} for i in range(90_000)}
+        ),
+    },
     prefix="safetensors, ",
 )
 

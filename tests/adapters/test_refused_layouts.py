@@ -19,11 +19,6 @@ def load(oracle, content, tmp_path, patch, network=""):
     return adapters.load(Manifest("x", oracle.FAMILY, oracle.ARCH, network=network), tmp_path / "file.pth")
 
 
-def test_mae_fine_tuned_on_the_mean_of_the_patches(tmp_path, monkeypatch):
-    with pytest.raises(KeyMismatch, match="fc_norm normalises that mean, and it holds no norm for the tokens"):
-        load(mae, mae.pooled(), tmp_path, monkeypatch)
-
-
 def test_mae_has_one_network(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="one network without a name"):
         load(mae, mae.files()[0].content, tmp_path, monkeypatch, network="teacher")

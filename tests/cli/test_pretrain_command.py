@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from typer.testing import CliRunner
 
 from evalkit.cli.main import app
 from evalkit.pretrain import watch
+from tests.waiting import until
 
 pytest.importorskip("lightning.fabric")
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning", "ignore:.*expandable.*",
@@ -72,9 +72,7 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(images: Path,
         [sys.executable, "-m", "evalkit.cli.main", *command(images, tmp_path / "parts")],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    limit = time.monotonic() + 120
-    while not (tmp_path / "parts" / "checkpoint.pt").exists() and time.monotonic() < limit:
-        time.sleep(0.01)
+    until((tmp_path / "parts" / "checkpoint.pt").exists, "a checkpoint", process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     resumed = run(images, tmp_path / "parts", "--resume")

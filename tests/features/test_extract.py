@@ -9,17 +9,20 @@ import signal
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from feature_fakes import SIZE, VIEW, MeanColour, Photos, Refuses, spec
+from feature_fakes import DEPTH, SIZE, VIEW, MeanColour, Photos, Refuses, spec
 
 from evalkit.errors import BrokenImage, DatasetError, FeatureError, MissingFiles, Unsupported, UsageError
 from evalkit.features import decoding
 from evalkit.features import view as views
 from evalkit.features.extract import ExtractOptions, RecomputedFeatures, extract, resolve_precision
+from evalkit.features.forward import Forward, pipelined
 from evalkit.features.key import Request
 from evalkit.features.store import FeatureStore
+from evalkit.types import Tokens
 
 ALL = Request(("cls", "mean", "patches"), (0, -1))
 
@@ -125,7 +128,7 @@ def start(root: Path, encoder: MeanColour) -> multiprocessing.process.BaseProces
 
 
 def ended(process: multiprocessing.process.BaseProcess) -> int | None:
-    process.join(60)
+    process.join()
     return process.exitcode
 
 
@@ -338,3 +341,26 @@ def test_units_end_where_an_image_ends():
     groups = [0, 0, 0, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3]
     assert list(decoding.units([(0, 5)], groups, 2)) == [[0, 1, 2], [3, 4]]
     assert list(decoding.units([(5, 20)], groups, 1)) == [list(range(5, 13)), list(range(13, 19)), [19]]
+
+
+class Views(MeanColour):
+    """Class token and patches are views of one tensor of all tokens, as every vision transformer's are."""
+
+    def encode(self, images, blocks=(-1,), norm=True):
+        found = []
+        for tokens in super().encode(images, blocks, norm):
+            every = torch.cat([tokens.cls[:, None], tokens.patches.flatten(1, 2)], 1)
+            found.append(Tokens(every[:, 0], every[:, 1:].unflatten(1, tokens.patches.shape[1:3])))
+        return tuple(found)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_rows_hold_no_memory_but_their_own(dtype):
+    """Else a shard of class tokens holds every token of its batches until it is written."""
+    request = Request(("cls", "mean", "patches"), (0, -1)).resolved(DEPTH)
+    forward = Forward(Views(), VIEW, request, torch.device("cpu"), "fp32", dtype)
+    images = torch.randint(0, 256, (5, 3, VIEW.size, VIEW.size), dtype=torch.uint8)
+    ((_, rows),) = pipelined(forward, [SimpleNamespace(images=images)])
+    assert len(rows) == 7
+    for name, values in rows.items():
+        assert values.untyped_storage().nbytes() == (values.nbytes if name != "grids" else 8), name

@@ -21,6 +21,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from tests.waiting import HANG
+
 TOLERANCE = 1e-9
 STEPS = 2
 LR = 0.02
@@ -83,7 +85,7 @@ def trained(method: Any, batches: list[Any]) -> dict[str, dict[str, Tensor]]:
 def _process(rank: int, folder: str, name: str, config: Any, arch: Any, halves: list[Any]) -> None:
     torch.set_num_threads(1)
     store = Path(folder, "store").as_uri()
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=HANG))
     try:
         found = trained(made(name, config, arch), halves[rank * STEPS : (rank + 1) * STEPS])
         torch.save(found, f"{folder}/{rank}.pt")

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 import uuid
@@ -26,24 +25,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.waiting import HANG, until
+
 if find_spec("gradio") is None:
     pytest.skip("gradio is not installed (extra demo)", allow_module_level=True)
 
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
-PATIENCE = 90
-"""Seconds; a machine that does other work starts slowly."""
-
-
-def awaited(found: Any, what: str, patience: float = PATIENCE) -> Any:
-    """The first true value of a function."""
-    until = time.monotonic() + patience
-    while time.monotonic() < until:
-        if value := found():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"waited {patience} seconds for {what}")
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +46,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with (folder / "log").open("w+") as log:
         running = subprocess.Popen([sys.executable, "-u", "-c", code, *words], stdout=log, stderr=log, env=surroundings)
         try:
-            said = awaited(
-                lambda: running.poll() is not None or "demo: http" in (folder / "log").read_text(), "the page"
-            )
-            assert said and running.poll() is None, (folder / "log").read_text()
+            until(lambda: "demo: http" in (folder / "log").read_text(), "the page", running)
             yield (folder / "log").read_text().split()[1].rstrip("/")
             assert list(folder.glob("evalkit-demo-*/*"))
             running.send_signal(signal.SIGTERM)
-            running.wait(PATIENCE)
+            running.wait()
             assert list(folder.glob("evalkit-demo-*")) == []  # uploads do not stay
         finally:
             running.kill()
@@ -77,7 +63,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def fetched(address: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes, Any]:
     request = urllib.request.Request(address, body, {name.replace("_", "-"): value for name, value in headers.items()})
     try:
-        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        with urllib.request.urlopen(request, timeout=HANG) as answer:
             return answer.status, answer.read(), answer.headers
     except urllib.error.HTTPError as error:
         return error.code, error.read(), error.headers
@@ -180,7 +166,7 @@ def browser(server) -> Iterator[Any]:
 def page(browser: Any) -> Any:
     """The page after its first answer."""
     browser.refresh()
-    awaited(lambda: source(browser, "#mask img") and source(browser, "#found img"), "the first answer")
+    until(lambda: source(browser, "#mask img") and source(browser, "#found img"), "the first answer")
     return browser
 
 
@@ -194,7 +180,7 @@ def pixels(address: str) -> np.ndarray:
 
 def changed(page: Any, which: str, before: str) -> np.ndarray:
     """The picture once it is another."""
-    return pixels(awaited(lambda: (now := source(page, which)) not in ("", before) and now, f"another {which}"))
+    return pixels(until(lambda: (now := source(page, which)) not in ("", before) and now, f"another {which}"))
 
 
 def words(page: Any, which: str) -> str:
@@ -220,7 +206,7 @@ def test_a_click_changes_heat_map_mask_and_words(page: Any) -> None:
     assert now.shape == masked.shape and (np.abs(now - masked).max(axis=2) > 60).mean() > 0.1
     assert np.abs(changed(page, "#heat img", before["heat"]) - pixels(before["heat"])).max() > 60
     changed(page, "#photo img", before["photo"])
-    assert awaited(lambda: words(page, "#said") not in ("", said), "other words")
+    assert until(lambda: words(page, "#said") not in ("", said), "other words")
     changed(page, "#found img", before["found"])  # the open tab follows
 
 
@@ -230,7 +216,7 @@ def test_the_slider_changes_the_mask_alone(page: Any) -> None:
     mask, heat, said = source(page, "#mask img"), source(page, "#heat img"), words(page, "#said")
     slider = page.find_element("css selector", "#threshold input[type=range]")
     slider.send_keys(*[Keys.ARROW_RIGHT] * 30)
-    assert awaited(lambda: "than 0.90" in words(page, "#said"), "the new threshold")
+    assert until(lambda: "than 0.90" in words(page, "#said"), "the new threshold")
     fewer = changed(page, "#mask img", mask)
     assert (np.abs(fewer - pixels(mask)).max(axis=2) > 60).mean() > 0.02
     assert source(page, "#heat img") == heat
@@ -245,16 +231,16 @@ def test_a_text_file_named_png_is_refused_in_words_and_a_photograph_taken(page: 
     before = source(page, "#photo img")
     chooser = page.find_element("css selector", "#upload input[type=file]")
     chooser.send_keys(str(false))
-    told = awaited(lambda: words(page, ".toast-wrap, [data-testid=toast-body]"), "a refusal")
+    told = until(lambda: words(page, ".toast-wrap, [data-testid=toast-body]"), "a refusal")
     assert "is no image: it begins with" in told and "Choose a photograph" in told
     assert source(page, "#photo img") == before
     page.refresh()
-    awaited(lambda: source(page, "#found img"), "the page again")
+    until(lambda: source(page, "#found img"), "the page again")
     page.find_element("css selector", "#upload input[type=file]").send_keys(str(true))
-    assert awaited(
+    assert until(
         lambda: (now := source(page, "#photo img")) not in ("", before) and pixels(now).shape == (240, 480, 3), "it"
     )
-    assert awaited(lambda: words(page, "#said").startswith("100 %"), "one colour is one mask")
+    assert until(lambda: words(page, "#said").startswith("100 %"), "one colour is one mask")
 
 
 def test_another_encoder_and_another_photograph_answer(page: Any) -> None:
@@ -264,19 +250,19 @@ def test_another_encoder_and_another_photograph_answer(page: Any) -> None:
     changed(page, "#heat img", heat)
     heat = source(page, "#heat img")
     page.find_element("css selector", "#encoder input").click()
-    awaited(lambda: page.find_elements("css selector", "[role=option]"), "the list")[1].click()
+    until(lambda: page.find_elements("css selector", "[role=option]"), "the list")[1].click()
     changed(page, "#heat img", heat)
 
 
 def test_the_tabs_show_heads_and_pairs(page: Any) -> None:
     tabs = page.find_elements("css selector", "button[role=tab]")
     tabs[1].click()
-    awaited(lambda: len(page.find_elements("css selector", "#heads img")) == 4, "three heads and their mean")
+    until(lambda: len(page.find_elements("css selector", "#heads img")) == 4, "three heads and their mean")
     first = source(page, "#heads img")
     page.find_elements("css selector", "#asks input")[1].click()
     changed(page, "#heads img", first)
     tabs[2].click()
-    lines = awaited(lambda: source(page, "#lines img"), "lines")
+    lines = until(lambda: source(page, "#lines img"), "lines")
     assert "each other's most similar" in words(page, "#pair-said")
     page.find_elements("css selector", "#others button")[4].click()
     changed(page, "#lines img", lines)
@@ -287,7 +273,7 @@ def test_the_page_fits_and_asks_nobody_else(browser: Any, server: str, width: in
     browser.get_log("performance"), browser.get_log("browser")  # a page that is left complains of its broken streams
     browser.switch_to.new_window("tab")
     browser.get(server)
-    awaited(lambda: source(browser, "#mask img") and source(browser, "#found img"), "the first answer")
+    until(lambda: source(browser, "#mask img") and source(browser, "#found img"), "the first answer")
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width

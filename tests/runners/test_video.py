@@ -25,6 +25,7 @@ from evalkit.runners import video
 from evalkit.types import Checkpoint, Preprocessing, Sample, Tokens
 from tests.runners import plain_video as plain
 from tests.runners.fakes import Memory
+from tests.waiting import HANG
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 DAVIS16, WEIGHTS = SHARED / "data/davis16", SHARED / "weights/vit_small_patch14_focus.fp16.safetensors"
@@ -253,7 +254,7 @@ class Gate(Cutter):
 
     def __init__(self, parties):
         super().__init__()
-        self.together = Barrier(parties, timeout=20)
+        self.together = Barrier(parties, timeout=HANG)
 
     def encode(self, images, blocks=(-1,), norm=True):
         self.together.wait()

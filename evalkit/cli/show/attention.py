@@ -13,10 +13,13 @@ from evalkit.cli.options import (
     Device,
     DeviceName,
     Family,
+    Grid,
     Network,
     PictureSize,
     Precision,
     PrecisionName,
+    Prefix,
+    grid_of,
     point,
 )
 
@@ -31,6 +34,8 @@ def show(
     family: Family = "",
     arch: Arch = "",
     network: Network = "",
+    prefix: Prefix = "",
+    grid: Grid = "",
     device: DeviceName = Device.auto,
     precision: PrecisionName = Precision.auto,
 ) -> None:  # fmt: skip
@@ -44,10 +49,10 @@ def show(
     canvas.check(out)
     whole = looking.opened(image)
     where = resolve_device(device.value)
-    encoder = load(checkpoint, family=family, arch=arch, network=network).to(where)
+    encoder = load(checkpoint, family=family, arch=arch, network=network, prefix=prefix, grid=grid_of(grid)).to(where)
     picture = looking.fitted(whole, size, encoder.spec.patch)
-    grid = (picture.height // encoder.spec.patch, picture.width // encoder.spec.patch)
-    asked = looking.patch_at(whole.size, grid, point(at)) if at else None
+    patches = (picture.height // encoder.spec.patch, picture.width // encoder.spec.patch)
+    asked = looking.patch_at(whole.size, patches, point(at)) if at else None
     weights = looking.Eyes(encoder, where, precision.value).attention(picture, asked)
     kept = maps.attended(weights.flatten(1), mass=mass).view(weights.shape)
     drawn = drawing.attention(

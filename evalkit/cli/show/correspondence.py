@@ -13,11 +13,14 @@ from evalkit.cli.options import (
     Device,
     DeviceName,
     Family,
+    Grid,
     Network,
     PictureSize,
     Precision,
     PrecisionName,
+    Prefix,
     Seed,
+    grid_of,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ def show(
     family: Family = "",
     arch: Arch = "",
     network: Network = "",
+    prefix: Prefix = "",
+    grid: Grid = "",
     device: DeviceName = Device.auto,
     precision: PrecisionName = Precision.auto,
     seed: Seed = 0,
@@ -53,7 +58,7 @@ def show(
     canvas.check(out)
     wholes = [looking.opened(path) for path in (image, other) if path is not None]
     where = resolve_device(device.value)
-    encoder = load(checkpoint, family=family, arch=arch, network=network).to(where)
+    encoder = load(checkpoint, family=family, arch=arch, network=network, prefix=prefix, grid=grid_of(grid)).to(where)
     eyes = looking.Eyes(encoder, where, precision.value)
     right: list[bool | None]
     if other is None:

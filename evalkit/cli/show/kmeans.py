@@ -13,11 +13,14 @@ from evalkit.cli.options import (
     Device,
     DeviceName,
     Family,
+    Grid,
     Network,
     PictureSize,
     Precision,
     PrecisionName,
+    Prefix,
     Seed,
+    grid_of,
 )
 
 
@@ -30,6 +33,8 @@ def show(
     family: Family = "",
     arch: Arch = "",
     network: Network = "",
+    prefix: Prefix = "",
+    grid: Grid = "",
     device: DeviceName = Device.auto,
     precision: PrecisionName = Precision.auto,
     seed: Seed = 0,
@@ -44,7 +49,7 @@ def show(
     canvas.check(out)
     pictures = [looking.opened(path) for path in images]
     where = resolve_device(device.value)
-    encoder = load(checkpoint, family=family, arch=arch, network=network).to(where)
+    encoder = load(checkpoint, family=family, arch=arch, network=network, prefix=prefix, grid=grid_of(grid)).to(where)
     eyes = looking.Eyes(encoder, where, precision.value)
     tops, bottoms = [], []
     for path, picture in zip(images, pictures, strict=True):

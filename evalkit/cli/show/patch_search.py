@@ -13,11 +13,14 @@ from evalkit.cli.options import (
     Device,
     DeviceName,
     Family,
+    Grid,
     Network,
     Precision,
     PrecisionName,
+    Prefix,
     Seed,
     SkipBroken,
+    grid_of,
 )
 from evalkit.cli.show.part_retrieval import Representation
 
@@ -44,6 +47,8 @@ def show(
     family: Family = "",
     arch: Arch = "",
     network: Network = "",
+    prefix: Prefix = "",
+    grid: Grid = "",
     device: DeviceName = Device.auto,
     precision: PrecisionName = Precision.auto,
     skip_broken: SkipBroken = False,
@@ -62,7 +67,7 @@ def show(
     found, asked = search.patches(folder, query="" if query == "random" else query, limit=limit)
     asked = _random(len(found), seed) if query == "random" else asked
     where = resolve_device(device.value)
-    encoder = load(checkpoint, family=family, arch=arch, network=network).to(where)
+    encoder = load(checkpoint, family=family, arch=arch, network=network, prefix=prefix, grid=grid_of(grid)).to(where)
     with RichProgress() as progress:
         options = ExtractOptions(device=where, precision=precision.value, skip_broken=skip_broken,
                                  store=FeatureStore(catalog.cache_root() / "features"), progress=progress)  # fmt: skip

@@ -13,10 +13,13 @@ from evalkit.cli.options import (
     Device,
     DeviceName,
     Family,
+    Grid,
     Network,
     PictureSize,
     Precision,
     PrecisionName,
+    Prefix,
+    grid_of,
 )
 
 
@@ -28,6 +31,8 @@ def show(
     family: Family = "",
     arch: Arch = "",
     network: Network = "",
+    prefix: Prefix = "",
+    grid: Grid = "",
     device: DeviceName = Device.auto,
     precision: PrecisionName = Precision.auto,
 ) -> None:
@@ -43,7 +48,7 @@ def show(
     canvas.check(out)
     pictures = [looking.opened(path) for path in images]
     where = resolve_device(device.value)
-    encoder = load(checkpoint, family=family, arch=arch, network=network).to(where)
+    encoder = load(checkpoint, family=family, arch=arch, network=network, prefix=prefix, grid=grid_of(grid)).to(where)
     eyes = looking.Eyes(encoder, where, precision.value)
     seen = [
         eyes.see(looking.fitted(picture, size, encoder.spec.patch), path.name)

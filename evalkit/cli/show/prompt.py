@@ -16,10 +16,13 @@ from evalkit.cli.options import (
     Device,
     DeviceName,
     Family,
+    Grid,
     Network,
     Precision,
     PrecisionName,
+    Prefix,
     complete_recipe,
+    grid_of,
     pairs,
     point,
 )
@@ -45,6 +48,8 @@ def show(
     family: Family = "",
     arch: Arch = "",
     network: Network = "",
+    prefix: Prefix = "",
+    grid: Grid = "",
     data_root: DataRoot = None,
     data: DataPaths = None,
     device: DeviceName = Device.auto,
@@ -59,7 +64,10 @@ def show(
     where = point(at)
     canvas.check(out)
     options = Options(data_root=data_root, data=pairs(data), device=device.value, precision=precision.value, out=None)
-    session, encoder = Session(options), load(checkpoint, family=family, arch=arch, network=network)
+    session, encoder = (
+        Session(options),
+        load(checkpoint, family=family, arch=arch, network=network, prefix=prefix, grid=grid_of(grid)),
+    )
     if recipe:
         picture, view, truth, said = _of_recipe(session, encoder, recipe, image, where)
     else:

@@ -16,12 +16,15 @@ from evalkit.cli.options import (
     Device,
     DeviceName,
     Family,
+    Grid,
     Limit,
     Network,
     Precision,
     PrecisionName,
+    Prefix,
     RecipeId,
     Seed,
+    grid_of,
     pairs,
 )
 from evalkit.errors import RecordError, UsageError
@@ -49,6 +52,8 @@ def show(
     family: Family = "",
     arch: Arch = "",
     network: Network = "",
+    prefix: Prefix = "",
+    grid: Grid = "",
     data_root: DataRoot = None,
     data: DataPaths = None,
     device: DeviceName = Device.auto,
@@ -72,7 +77,7 @@ def show(
     from evalkit.reporting.figures import canvas, segmentation
 
     canvas.check(out)
-    encoder = load(checkpoint, family=family, arch=arch, network=network)
+    encoder = load(checkpoint, family=family, arch=arch, network=network, prefix=prefix, grid=grid_of(grid))
     options = Options(data_root=data_root, data=pairs(data), device=device.value, precision=precision.value, limit=limit,
                       out=None, seed=seed)  # fmt: skip
     with RichProgress() as progress:

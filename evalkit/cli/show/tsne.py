@@ -16,13 +16,16 @@ from evalkit.cli.options import (
     Device,
     DeviceName,
     Family,
+    Grid,
     Limit,
     Network,
     Precision,
     PrecisionName,
+    Prefix,
     RecipeId,
     Seed,
     SkipBroken,
+    grid_of,
     pairs,
 )
 from evalkit.errors import ProtocolError, UsageError
@@ -37,6 +40,8 @@ def show(
     family: Family = "",
     arch: Arch = "",
     network: Network = "",
+    prefix: Prefix = "",
+    grid: Grid = "",
     data_root: DataRoot = None,
     data: DataPaths = None,
     device: DeviceName = Device.auto,
@@ -60,7 +65,7 @@ def show(
     wanted = catalog.recipe(recipe)
     options = Options(data_root=data_root, data=pairs(data), device=device.value, precision=precision.value, limit=limit,
                       skip_broken=skip_broken, out=None, seed=seed)  # fmt: skip
-    encoder = load(checkpoint, family=family, arch=arch, network=network)
+    encoder = load(checkpoint, family=family, arch=arch, network=network, prefix=prefix, grid=grid_of(grid))
     if by == "cls" and "cls" not in encoder.spec.offers:
         raise UsageError(f"{encoder.spec.id} has no class token; give --by mean")
     with RichProgress() as progress:

@@ -16,10 +16,13 @@ from evalkit.cli.options import (
     Device,
     DeviceName,
     Family,
+    Grid,
     Network,
     Precision,
     PrecisionName,
+    Prefix,
     RecipeId,
+    grid_of,
     pairs,
 )
 from evalkit.errors import UnknownName, UsageError
@@ -40,6 +43,8 @@ def show(
     family: Family = "",
     arch: Arch = "",
     network: Network = "",
+    prefix: Prefix = "",
+    grid: Grid = "",
     data_root: DataRoot = None,
     data: DataPaths = None,
     device: DeviceName = Device.auto,
@@ -57,7 +62,7 @@ def show(
     from evalkit.reporting.figures import video as drawing
 
     drawing.check(out)
-    encoder = load(checkpoint, family=family, arch=arch, network=network)
+    encoder = load(checkpoint, family=family, arch=arch, network=network, prefix=prefix, grid=grid_of(grid))
     options = Options(data_root=data_root, data=pairs(data), device=device.value, precision=precision.value, out=None)
     with RichProgress() as progress:
         job: Any = Session(options, progress).job(encoder, wanted)

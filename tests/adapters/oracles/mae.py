@@ -104,6 +104,13 @@ def forward(weights: State, images: Tensor, head: State | None = None, arch: str
     table = w["pos_embed"][0]
     x = x.flatten(1, 2) + resize(table[1:], rows, columns)
     x = torch.cat([(w["cls_token"][0] + table[:1]).expand(b, 1, dim), x], 1)
+    if "fc_norm.weight" in w:  # models_vit.py:46-54: the norm of the mean of the patches, which themselves have none
+        blocks, _, maps = transform(
+            x, w | {"norm.weight": w["fc_norm.weight"], "norm.bias": w["fc_norm.bias"]}, ARCHS[arch].heads
+        )
+        patches = blocks[-1][:, 1:]
+        cls = layer_norm(patches.mean(1), w["fc_norm.weight"], w["fc_norm.bias"], EPS)
+        return Truth(blocks, cls, patches.reshape(b, rows, columns, dim), maps)
     blocks, normed, maps = transform(x, w, ARCHS[arch].heads)
     return Truth(blocks, normed[:, 0], normed[:, 1:].reshape(b, rows, columns, dim), maps)
 
@@ -161,11 +168,12 @@ def files(seed: int = 0, depth: int = 2) -> list[File]:
         File("linear probe checkpoint", training(probe, "vit_base_patch16"), state, network="backbone"),
         File("fine-tuned on the class token", training(tuned, "vit_base_patch16"), state, network="backbone"),
         File("bare", dict(state), state, network="backbone"),
+        File("fine-tuned on the mean of the patches", *pooled(seed + 4, depth), network="backbone"),
     ]
 
 
-def pooled(seed: int = 0, depth: int = 2) -> dict:
+def pooled(seed: int, depth: int) -> tuple[dict, State]:
     """mae_finetuned_vit_base.pth: fine-tuned on the mean of the patches, so `norm` is gone and `fc_norm` is there."""
     state = {key: value for key, value in weights(seed, depth).items() if not key.startswith("norm.")}
-    shapes: dict[str, tuple[int, ...]] = {"fc_norm.weight": (768,), "fc_norm.bias": (768,)}
-    return {"model": state | draw(shapes | {"head.weight": (10, 768), "head.bias": (10,)}, seed + 1)}
+    state |= draw({"fc_norm.weight": (768,), "fc_norm.bias": (768,)}, seed + 1)
+    return {"model": state | draw({"head.weight": (10, 768), "head.bias": (10,)}, seed + 1)}, state
