@@ -52,9 +52,9 @@ def _weights(record: Record) -> tuple[str, dict[str, Any]]:
     file = encoder["audit"].get("file")
     if file is None:
         return encoder["id"], {}
-    options = record.arguments["given"]
     named: dict[str, Any] = {} if encoder["network"] == "backbone" else {"network": encoder["network"]}
-    named |= {"prefix": options.get("prefix") or "", "grid": tuple(encoder["grid"]) if options.get("grid") else None}
+    if asked := encoder["audit"].get("asked"):
+        named = asked | {"grid": tuple(asked["grid"]) or None}
     return file, {"family": encoder["family"], "arch": encoder["arch"], **named}
 
 
