@@ -6,6 +6,7 @@ A family is a module of this folder with
     NEEDS_FILE: bool                    False for controls
     ARCHITECTURES: Collection[str]      the names it knows
     load(manifest, raw) -> Encoder      raw: RawCheckpoint, or None where it needs no file
+    READS_GRID: bool                    optional, True where `load` heeds the manifest's grid and there is no FAMILY
 
 Nothing heavy is imported before a family is asked for.
 """
@@ -65,7 +66,7 @@ def load(manifest: Manifest, path: Path | None = None, *, id: str | None = None)
     """
     family = module(manifest.family)
     manifest = replace(manifest, id=id or manifest.id, arch=_arch(manifest, family))
-    if manifest.grid and not hasattr(family, "FAMILY"):
+    if manifest.grid and not (hasattr(family, "FAMILY") or getattr(family, "READS_GRID", False)):
         raise UsageError(f"the family {manifest.family!r} reads the grid from its own files: leave --grid out")
     if manifest.prefix and not family.NEEDS_FILE:
         raise UsageError(f"the family {manifest.family!r} reads no weights file: leave --prefix out")

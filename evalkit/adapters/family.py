@@ -145,6 +145,7 @@ class ViTFamily:
         vit = specs.build(lambda: VisionTransformer(config))
         audit = specs.opened(raw, parts.entry, parts.beside)
         audit["unwrapped"] = dict(parts.unwrapped)
+        audit |= specs.asked(manifest)
         if config.grid != (named := self.adapt(self.architectures[manifest.arch], parts.backbone).grid):
             audit["grid"] = {"file": list(config.grid), "architecture": list(named)}
         audit["backbone"] = loading.assign(vit, parts.backbone, what=manifest.arch).facts()
@@ -153,8 +154,8 @@ class ViTFamily:
         if parts.head:
             head = specs.build(lambda: self.head(parts.head, config))
             audit["head"] = loading.assign(head, parts.head, what="the pretraining head").facts()
-        grid = f"@{manifest.grid[0]}x{manifest.grid[1]}" if manifest.grid else ""
-        origin = specs.Origin(parts.network + grid, self.version, raw.sha256, audit=audit)
+        network = specs.told(parts.network, parts.entry, manifest)
+        origin = specs.Origin(network, self.version, raw.sha256, audit=audit)
         return self.encoder(vit, self.spec(manifest, config, origin, vit, projects=head is not None), head)
 
     def _fitting(self, manifest: Manifest, raw: RawCheckpoint) -> Fit:
@@ -181,6 +182,8 @@ class ViTFamily:
         """The architecture at the grid that the person names, else at the square that the position table shows, where none
         of the family's names means just that."""
         config = self.adapt(self.architectures[arch], backbone)
+        if grid and not (config.positions or config.relative):
+            raise UsageError(f"{arch} has no table of positions: leave --grid out")
         if grid is None and not self.sized and (side := _square(config, backbone)):
             grid = (side, side)
         if grid is None or grid == config.grid:
@@ -220,11 +223,16 @@ class ViTFamily:
         """As `readings`; where the file has no such network there are none."""
         try:
             yield from readings(self.layout, raw, wanted, prefix)
+        except wrappers.Ambiguous:
+            raise
         except (CheckpointError, UsageError):
             return
 
     def _beside(self, parts: Parts, grid: tuple[int, int] | None) -> Iterator[Fit]:
         for arch in self.architectures:
+            native = self.adapt(self.architectures[arch], parts.backbone)
+            if grid and not (native.positions or native.relative):
+                continue
             config = self._config(arch, parts.backbone, grid)
             if _measures(parts.backbone) == (config.dim, config.depth):
                 with torch.device("meta"):
@@ -261,53 +269,77 @@ def readings(layout: Layout, raw: RawCheckpoint, wanted: str = "", prefix: str =
     training framework. Whoever asks takes the first that fits.
 
     prefix: the network's keys begin with it; then there is no other reading. Raises as `take` where the first way does
-    not work and no other is left, and CheckpointError where several networks are alike and nothing says which counts.
+    not work and no other is left, and Ambiguous where several networks are alike and nothing says which counts.
     """
-    plain, compiled = wrappers.uncompiled(raw)
+    plain, inside = wrappers.uncompiled(raw)
     if prefix:
         if wanted:
             raise UsageError(f"--prefix {prefix[:80]} names one network of the file: leave --network out")
-        (wrapped_,) = wrappers.unwrap(raw, prefix)
-        # Its place is its name: features and records of two networks of one file must not share one.
-        yield replace(_unwrapped(layout, raw, wrapped_, ""), network=wrapped_.path.rstrip(".") or BARE)
+        yield from (_unwrapped(layout, plain, wrapped, "", inside) for wrapped in wrappers.unwrap(plain, prefix))
         return
     entries = frozenset(place.entry for name in layout.networks for place in layout.networks[name][:1])
     wrappers.check_single(plain, entries if len(entries) > 1 else frozenset())
-    problem: CheckpointError | None = None
     try:
         parts = take(layout, plain, wanted)
-        yield replace(parts, unwrapped=compiled)
-        if wrappers.MARK in parts.backbone and not any(key.endswith(wrappers.MARK) for key in parts.unexpected):
-            return  # the family's own file: what does not fit there is a fault, and no wrapping
-    except UsageError:  # a network that the family does not have
+    except UsageError:
         raise
-    except CheckpointError as error:
-        problem = error
-        if _held(layout, plain):  # another of the family's networks, by its own name: no wrapping hides the one wanted
+    except CheckpointError:
+        if _held(layout, plain):  # the family's own file, and not of this network
             raise
-    wrapped = _wanted(layout, wrappers.unwrap(plain), wanted)
+        found = wrappers.unwrap(plain)
+        if not found:
+            raise
+        if (wrapped := _wanted(layout, plain, found, wanted)) is None:
+            raise
+        yield _unwrapped(layout, plain, wrapped, wanted, inside)
+        return
+    mark = parts.backbone.get(wrappers.MARK)
+    around = {} if mark is None else wrappers.around(plain, mark, len(parts.backbone))
+    yield replace(parts, unwrapped={**inside, **around})
+    if mark is not None and not any(key.endswith(wrappers.MARK) for key in parts.unexpected):
+        return  # the family's own file: what does not fit there is a fault, and no wrapping
+    try:
+        wrapped = _wanted(layout, plain, wrappers.unwrap(plain), wanted)
+    except CheckpointError:
+        if mark is None:
+            raise
+        return
     if wrapped is not None:
-        parts = _unwrapped(layout, plain, wrapped, wanted)
-        yield replace(parts, unwrapped={**compiled, **parts.unwrapped})
-    elif problem:
-        raise problem
+        yield _unwrapped(layout, plain, wrapped, wanted, inside)
 
 
-AVERAGES = ("teacher", "momentum", "target", "model_ema")
+AVERAGES = ("teacher", "momentum", "target", "model_ema", "ema")
 """What families call the average of the network that is trained by gradients."""
 
 
-def _wanted(layout: Layout, found: list[wrappers.Wrapped], wanted: str) -> wrappers.Wrapped | None:
-    """Of the networks in a file the one that is asked for: of two, what the family calls its average or the other."""
-    first = next(iter(layout.networks), BARE)
+def _role(name: str) -> wrappers.Role:
+    return "average" if name.startswith(AVERAGES) else "trained"
+
+
+def _wanted(layout: Layout, raw: RawCheckpoint, found: list[wrappers.Wrapped], wanted: str) -> wrappers.Wrapped | None:
+    """Of the networks in a file the one that is asked for: of two, what the family calls its average or the other; of a
+    family that has no names for two, the average. Raises CheckpointError where the file says that it holds only the other.
+    """
+    if not found or not layout.networks:
+        return next(iter(found), None)
+    first = next(iter(layout.networks))
     name = first if wanted in ("", BARE) else wanted
-    role = "average" if name.startswith(AVERAGES) or not layout.networks else "trained"
-    if len(found) == 1 and (not found[0].role or not layout.networks):
+    if len(found) == 1 and not found[0].role:
         return found[0] if name == first else None
-    return next((wrapped for wrapped in found if wrapped.role == role), None)
+    if name != next(known for known in layout.networks if _role(known) == _role(name)):
+        return None  # a third network, of which frameworks know nothing
+    meant = next((wrapped for wrapped in found if wrapped.role == _role(name)), None)
+    if meant is None:
+        other = next((known for known in layout.networks if _role(known) != _role(name)), "")
+        hint = f"name it by --network {other}" if other else f"name it by --prefix {found[0].path}"
+        raise CheckpointError(f"{raw.path} holds a network under {found[0].path!r} and no {name!r}: {hint}")
+    return meant
 
 
-def _unwrapped(layout: Layout, raw: RawCheckpoint, wrapped: wrappers.Wrapped, wanted: str) -> Parts:
+def _unwrapped(
+    layout: Layout, raw: RawCheckpoint, wrapped: wrappers.Wrapped, wanted: str, inside: Mapping[str, int]
+) -> Parts:
+    """inside: what `wrappers.uncompiled` took off."""
     named = bool(wrapped.role) and bool(layout.networks)
     name = wanted or (next(iter(layout.networks)) if named else BARE)
     parts = _parts(layout, raw, Place(), (wrapped.state, {}), name)
@@ -318,7 +350,7 @@ def _unwrapped(layout: Layout, raw: RawCheckpoint, wrapped: wrappers.Wrapped, wa
         beside=tuple(str(key) for key in raw.state if key != entry) if entry in raw.state else (),
         dropped={**parts.dropped, **wrapped.dropped},
         unexpected=(*parts.unexpected, *wrapped.unexpected),
-        unwrapped=wrapped.words,
+        unwrapped={**inside, **wrapped.words},
     )
 
 

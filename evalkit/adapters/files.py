@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from typing import Any
 from safetensors.torch import load_file
 
 from evalkit.adapters import pickles, strangers
-from evalkit.errors import CheckpointError, DigestMismatch, UnsafeFile
+from evalkit.errors import CheckpointError, DigestMismatch, NotARegularFile, UnsafeFile
+from evalkit.files import open_regular
 
 HEADER_LIMIT = 8 << 20
 """Bytes of a safetensors header. Its own library would read 100 MB, gigabytes once parsed."""
@@ -80,7 +80,7 @@ def _read(path: Path, sha256: str) -> RawCheckpoint:
 
 
 def _refuse_stranger(path: Path, named: Callable[[bytes], str]) -> None:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         what = named(file.read(512))
     if what:
         raise CheckpointError(f"{path} is no checkpoint: it is {what}")
@@ -88,13 +88,12 @@ def _refuse_stranger(path: Path, named: Callable[[bytes], str]) -> None:
 
 def _kind(path: Path) -> str:
     try:
-        mode = path.stat().st_mode  # before it is opened: that would wait for the other end of a pipe
-        if stat.S_ISDIR(mode):
+        if path.is_dir():
             raise CheckpointError(f"{path} is a folder; a checkpoint is one file (.safetensors, .pth, .pt, .bin, .tar)")
-        if not stat.S_ISREG(mode):
-            raise CheckpointError(f"{path} is a pipe, a socket or a device; a checkpoint is a file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(512)
+    except NotARegularFile:
+        raise CheckpointError(f"{path} is a pipe, a socket or a device; a checkpoint is a file") from None
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint file at {path}") from None
     except ValueError:
@@ -115,8 +114,8 @@ def _kind(path: Path) -> str:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # a BufferedReader
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Any]:
@@ -129,7 +128,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
 
 def _check_safetensors(path: Path) -> None:
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
         if length > HEADER_LIMIT and length > size:
             raise UnsafeFile(f"{path} lies about its size: its header claims {length:,} bytes, the file has {size:,}")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from typing import Any
 from torch import Tensor
 
 from evalkit.adapters import files
-from evalkit.errors import CheckpointError, DigestMismatch, UnsafeFile
+from evalkit.errors import CheckpointError, DigestMismatch, FileTooLarge, NotARegularFile, UnsafeFile
+from evalkit.files import read_regular
 
 CONTAINER = "safetensors-folder"
 LIMITS = {"config.json": 1 << 20, "preprocessor_config.json": 1 << 20, "model.safetensors.index.json": 16 << 20}
@@ -65,18 +65,17 @@ def _json(folder: Path, name: str, digests: dict[str, str]) -> dict[str, Any]:
     """The object in one of the folder's JSON files; its digest is noted."""
     path, limit = folder / name, LIMITS[name]
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # before it is opened: a pipe would wait for its other end
-            raise CheckpointError(f"{path} is no file")
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
+        content = read_regular(path, limit=limit)
+    except NotARegularFile:
+        raise CheckpointError(f"{path} is no file") from None
+    except FileTooLarge:
+        raise UnsafeFile(f"{path} has more than {limit >> 20} MB, which no {name} needs") from None
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(
             f"{folder} has no {name}: a folder is read in Hugging Face's layout, config.json and model.safetensors"
         ) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    if len(content) > limit:
-        raise UnsafeFile(f"{path} has more than {limit >> 20} MB, which no {name} needs")
     digests[name] = hashlib.sha256(content).hexdigest()
     try:
         value = json.loads(content, object_pairs_hook=_table)

@@ -59,12 +59,14 @@ class Candidate:
 @dataclass(frozen=True)
 class Inspection:
     """raw: the opened file. candidates: readings without a difference, one per family, network and architecture.
-    chosen: the one that remains, if one does. nearest: the closest reading where none fits."""
+    chosen: the one that remains, if one does. nearest: the closest reading where none fits. open: why it cannot be read
+    before a person says which network is meant."""
 
     raw: RawCheckpoint
     candidates: tuple[Candidate, ...]
     chosen: Candidate | None
     nearest: Candidate | None
+    open: wrappers.Ambiguous | None = None
 
 
 def inspect(path: str | Path, wish: Wish | None = None) -> Inspection:
@@ -73,9 +75,11 @@ def inspect(path: str | Path, wish: Wish | None = None) -> Inspection:
     Raises what `adapters.read` does, UnknownName for a family that does not exist, UsageError for a network it lacks.
     """
     wish, raw = wish or Wish(), adapters.read(path)
-    found = sorted(_readings(raw, wish), key=lambda reading: reading.differences)
+    left_open: list[wrappers.Ambiguous] = []
+    found = sorted(_readings(raw, wish, left_open), key=lambda reading: reading.differences)
     clean = tuple(reading for reading in found if not reading.differences)
-    return Inspection(raw, clean, _choose(raw, clean), None if clean or not found else found[0])
+    nearest = None if clean or not found else found[0]
+    return Inspection(raw, clean, _choose(raw, clean), nearest, None if clean else next(iter(left_open), None))
 
 
 def identify(path: str | Path, wish: Wish) -> Manifest:
@@ -105,16 +109,11 @@ def undecided(seen: Inspection) -> CheckpointError | UsageError | KeyMismatch:
             return UsageError(f"{path} fits several families: {', '.join(families)}. Say which with --family")
         archs = sorted({reading.fit.arch for reading in seen.candidates})
         return UsageError(f"{path} fits several architectures: {', '.join(archs)}. Say which with --arch")
-    try:
-        wrappers.check_single(seen.raw, frozenset())
-        wrappers.unwrap(seen.raw)
-    except wrappers.Ambiguous as error:
-        return error
+    if seen.open is not None:
+        return seen.open
     if seen.nearest is None:
-        unknown = [found for found, role in wrappers.networks(seen.raw).items() if role is None]
-        hint = f" A network lies under {unknown[0]!r}: --prefix {unknown[0]} reads it." if unknown else ""
         return CheckpointError(
-            f"{path} fits no family that evalkit finds by its keys; it holds {_entries(seen.raw)}.{hint} What timm itself "
+            f"{path} fits no family that evalkit finds by its keys; it holds {_entries(seen.raw)}. What timm itself "
             "trained or released loads with --family timm --arch NAME (its networks resize positions in their own way: "
             "another family's file has other numbers there); a new family is one file (docs/add-a-family.md)"
         )
@@ -125,13 +124,19 @@ def undecided(seen: Inspection) -> CheckpointError | UsageError | KeyMismatch:
     return KeyMismatch(f"{path} fits no family exactly: {explain(what, near.fit.audit, expected)}")
 
 
-def _readings(raw: RawCheckpoint, wish: Wish) -> Iterator[Candidate]:
+def _readings(raw: RawCheckpoint, wish: Wish, left_open: list[wrappers.Ambiguous]) -> Iterator[Candidate]:
+    """Of every family that may be meant; what leaves one open is noted, as another may know the file's names."""
     for name in [wish.family] if wish.family else sorted(set(adapters.names()) - NAMED_ONLY):
         family = _family(name, raw)
         if family is None:
             continue
         default = next(iter(family.layout.networks), "")
-        for fit in _fits(family, raw, wish):
+        try:
+            fits = _fits(family, raw, wish)
+        except wrappers.Ambiguous as error:
+            left_open.append(error)
+            continue
+        for fit in fits:
             yield Candidate(name, fit, _evidence(family, raw, fit, default))
 
 

@@ -104,6 +104,8 @@ class Machine:
         self.records = records
         self.storages: dict[str, Storage] = {}
         self._spent = 0
+        self._steps = 0
+        self._built = 0
 
     def run(self, stream: io.BytesIO) -> Any:
         """Runs one pickle, and leaves the stream behind it.
@@ -116,14 +118,9 @@ class Machine:
         self._below: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         try:
-            built = 0
-            for op, argument, _ in islice(pickletools.genops(stream), MOST):
+            for op, argument, _ in pickletools.genops(stream):
+                self._count(op.name)
                 step = _STEPS.get(op.name)
-                built += op.name not in _NUMBERS
-                if built > BUILT:
-                    raise UnsafeFile(
-                        f"has a pickle of more than {BUILT:,} instructions that build something: save its state dict alone"
-                    )
                 if step is None:
                     stream.seek(begin)
                     _refuse_instruction(stream, op.name)
@@ -134,7 +131,18 @@ class Machine:
             raise CheckpointError(f"is truncated, damaged or no checkpoint: {str(error)[:120]}") from None
         except (IndexError, KeyError, TypeError):
             raise CheckpointError("is damaged or no checkpoint: its pickle takes what it never put there") from None
-        raise UnsafeFile(f"has a pickle of more than {MOST:,} instructions: save its state dict alone")
+        raise CheckpointError("is truncated, damaged or no checkpoint: its pickle has no end")
+
+    def _count(self, name: str) -> None:
+        """One more instruction, of all the pickles of a file together."""
+        self._steps += 1
+        self._built += name not in _NUMBERS
+        if self._steps > MOST:
+            raise UnsafeFile(f"has a pickle of more than {MOST:,} instructions: save its state dict alone")
+        if self._built > BUILT:
+            raise UnsafeFile(
+                f"has a pickle of more than {BUILT:,} instructions that build something: save its state dict alone"
+            )
 
     def _push(self, value: Any) -> None:
         self._stack.append(value)
@@ -343,7 +351,7 @@ def _dotted(argument: Any) -> str:
 def _refuse_instruction(stream: io.BytesIO, instruction: str) -> NoReturn:
     """An instruction that torch.save never writes: the message says what the file wanted with it, where it says so."""
     text = deque[str](maxlen=2)
-    for op, argument, _ in islice(pickletools.genops(stream), MOST):
+    for op, argument, _ in islice(pickletools.genops(stream), BUILT):
         if op.name in ("GLOBAL", "INST") and not _allowed(_dotted(argument)):
             _refuse(_dotted(argument))
         if op.name == "STACK_GLOBAL" and not _allowed(".".join(text)):

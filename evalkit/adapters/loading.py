@@ -105,7 +105,7 @@ def _no_weights(raw: RawCheckpoint, wrappers: Sequence[str]) -> str:
     text += ", ".join(entries[:12]) + (f" and {len(entries) - 12} more" if len(entries) > 12 else "") or "nothing"
     held = [str(key) for key, value in raw.state.items() if isinstance(value, Mapping) and _has_tensor(value)]
     if held:
-        text += f". Hint: weights lie under {', '.join(map(repr, held[:4]))}; choose the --family that reads them"
+        text += f". Hint: weights lie under {', '.join(map(repr, held[:4]))}; evalkit inspect {raw.path} says whose they are"
     return text
 
 

@@ -91,8 +91,8 @@ def _positions(found: Differences) -> str:
     if len(file) != 3 or file[1] == expected[1]:
         return ""
     return (
-        f"the position table has {_grid(file[1])}, this architecture's {_grid(expected[1])}: another image size or "
-        "patch size, choose the --arch that was trained"
+        f"the position table has {_grid(file[1])}, this architecture's {_grid(expected[1])}: another image size, tokens or "
+        "patch size; choose the --arch that was trained, or say the sides of a rectangle with --grid HxW"
     )
 
 

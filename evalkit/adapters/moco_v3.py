@@ -100,7 +100,7 @@ def load(manifest: Manifest, raw: RawCheckpoint) -> Encoder:
     family's ViT of the same keys), UsageError for a network that is neither base nor momentum.
     """
     encoder = FAMILY.load(manifest, raw)
-    _check_positions(encoder.vit.pos_embed, ARCHITECTURES[manifest.arch], raw)  # type: ignore[attr-defined]
+    _check_positions(encoder.vit.pos_embed, encoder.vit.config, raw)  # type: ignore[attr-defined]
     return encoder
 
 

@@ -28,6 +28,7 @@ import torch
 
 from evalkit.adapters.instructions import PATHS, Machine, Storage
 from evalkit.errors import CheckpointError, UnsafeFile
+from evalkit.files import open_regular
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """First value of the older format (torch/serialization.py)."""
@@ -84,7 +85,7 @@ def load_legacy(path: Path) -> Mapping[str, Any]:
     Raises as `load_zip`.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             _check_legacy(file, path.stat().st_size)
     except CheckpointError as error:
         raise type(error)(f"{path} {error}") from None
@@ -142,7 +143,7 @@ def _check_end(path: Path, size: int) -> None:
 
     Layout (PKWARE APPNOTE 4.3): the directory, [64-bit end record of 56 bytes, its locator of 20], end record of 22.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(max(size - 98, 0))
         tail = file.read().rjust(98, b"\0")
     if tail[76:80] != b"PK\x05\x06" or tail[96:] != b"\0\0":
@@ -197,7 +198,7 @@ def _check_sum(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
 
 def _load(path: Path, *, mapped: bool) -> Mapping[str, Any]:
     try:
-        with torch.serialization.safe_globals(SAFE), warnings.catch_warnings(), path.open("rb") as file:
+        with torch.serialization.safe_globals(SAFE), warnings.catch_warnings(), open_regular(path) as file:
             warnings.simplefilter("ignore")
             # By its name, torch would take any file called .safetensors for one; only a name can be mapped.
             mapped = mapped and path.suffix != ".safetensors"

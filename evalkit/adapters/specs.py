@@ -36,6 +36,19 @@ def opened(raw: RawCheckpoint, entry: str, beside: Sequence[str]) -> dict[str, A
     return {"file": path, "container": raw.container, "entry": entry, "beside": list(beside)}
 
 
+def asked(manifest: Manifest) -> dict[str, Any]:
+    """What a person said of a file that leaves it open, for the audit: `evalkit repeat` says it again."""
+    told = {"network": manifest.network, "prefix": manifest.prefix, "grid": list(manifest.grid or ())}
+    return {"asked": told} if manifest.prefix or manifest.grid else {}
+
+
+def told(network: str, path: str, manifest: Manifest) -> str:
+    """The network's name with what a person said of it: two prefixes, or two grids, of one file are two networks, whose
+    features and records must not be taken for each other's."""
+    name = path if manifest.prefix else network
+    return f"{name} {manifest.grid[0]}x{manifest.grid[1]}" if manifest.grid else name
+
+
 def build(make: Callable[[], M]) -> M:
     """What `make` makes, without touching the global random state that default weights are drawn from."""
     with torch.random.fork_rng(devices=[]):

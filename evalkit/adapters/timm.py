@@ -8,9 +8,8 @@ there, and their tokens come as the last block leaves them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Literal
 
 import timm
@@ -19,19 +18,28 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from evalkit.adapters import loading, specs, wrappers
+from evalkit.adapters import loading, specs
 from evalkit.adapters.encoder import resolve_block
+from evalkit.adapters.family import Layout, Parts, Place, readings
 from evalkit.adapters.files import RawCheckpoint
 from evalkit.errors import CheckpointError, FeatureError, NoProjection, UnknownName, Unsupported, UsageError
 from evalkit.types import Encoder, EncoderSpec, Manifest, Need, Preprocessing, Tokens
 
 VERSION = 1
 NEEDS_FILE = True
+READS_GRID = True
 MODULES = ("vision_transformer", "deit")
 ARCHITECTURES = tuple(timm.list_models(module=MODULES))
-WRAPPERS = {"": ("state_dict", "model"), "ema": ("state_dict_ema", "model_ema")}
-RULES = (
-    loading.Rule("classifier", "the supervised head is no part of the frozen encoder", r"head(_dist)?\.(weight|bias)"),
+LAYOUT = Layout(
+    networks={
+        "backbone": (Place("state_dict"), Place("model")),
+        "ema": (Place("state_dict_ema"), Place("model_ema")),
+    },
+    drop=(
+        loading.Rule(
+            "classifier", "the supervised head is no part of the frozen encoder", r"head(_dist)?\.(weight|bias)"
+        ),
+    ),
 )
 
 
@@ -45,7 +53,7 @@ class TimmEncoder(nn.Module):
 
     def untrained(self, spec: EncoderSpec, generator: torch.Generator) -> TimmEncoder:
         """The same model with the weights that timm itself starts with. spec: of the new encoder."""
-        return TimmEncoder(create(self.spec.arch, generator.initial_seed()), spec)
+        return TimmEncoder(create(self.spec.arch, generator.initial_seed(), self.spec.grid), spec)
 
     def encode(
         self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool | Sequence[bool] = True
@@ -118,62 +126,82 @@ def load(manifest: Manifest, raw: RawCheckpoint) -> Encoder:
     Raises UnknownName for a name that timm lacks, Unsupported for a model that is no plain vision transformer,
     KeyMismatch and CheckpointError as `loading` does, UsageError for a network other than "" or "ema".
     """
-    if manifest.network not in WRAPPERS:
+    if manifest.network not in ("", *LAYOUT.networks):
         raise UsageError(
             f"network {manifest.network!r}: timm's files have the trained weights (leave it out) and 'ema'"
         )
     model = create(manifest.arch)
-    network, words = _network(manifest, raw, model.state_dict())
-    audit = loading.assign(model, network.state, RULES, what=manifest.arch)
-    facts = specs.opened(raw, network.name, network.beside) | {"unwrapped": dict(words), "backbone": audit.facts()}
-    return TimmEncoder(model, _spec(manifest, model, raw.sha256, facts))
+    parts = _reading(manifest, raw, model.state_dict())
+    if grid := _grid_of(manifest, model, parts.backbone):
+        model = create(manifest.arch, grid=grid)
+    audit = loading.assign(
+        model, {**parts.backbone, **dict.fromkeys(parts.unexpected, torch.empty(0))}, what=manifest.arch
+    )
+    facts = specs.opened(raw, parts.entry, parts.beside) | {"unwrapped": dict(parts.unwrapped)} | specs.asked(manifest)
+    facts["backbone"] = audit.facts() | {"dropped": {name: list(keys) for name, keys in parts.dropped.items()}}
+    network = specs.told(parts.network, parts.entry, manifest)
+    return TimmEncoder(model, _spec(manifest, model, specs.Origin(network, VERSION, raw.sha256, audit=facts)))
 
 
-def _network(
-    manifest: Manifest, raw: RawCheckpoint, expected: Mapping[str, Tensor]
-) -> tuple[loading.Network, Mapping[str, int]]:
-    """The network, and {rule: keys that it took a word off}: as timm writes files, or without the wrapping of a training
-    framework (`wrappers`) where only that fits. Raises CheckpointError."""
-    plain, compiled = wrappers.uncompiled(raw)
-    found: loading.Network | None = None
-    if not manifest.prefix:
-        wrappers.check_single(plain, frozenset({"model", "model_ema"}))
-        with suppress(CheckpointError):
-            found = loading.unwrap(plain, WRAPPERS[manifest.network])
-            found = replace(found, state=loading.strip(found.state, "module."))
-        if found and loading.compare(expected, found.state, RULES).clean:
-            return found, compiled
-    roles = ("average",) if manifest.network == "ema" else ("", "trained")
-    for wrapped in wrappers.unwrap(plain, manifest.prefix):
-        fits = not wrapped.unexpected and loading.compare(expected, wrapped.state, RULES).clean
-        if manifest.prefix or (fits and wrapped.role in roles):
-            return loading.Network(wrapped.state, wrapped.path.rstrip(".")), {**compiled, **wrapped.words}
-    return found or loading.unwrap(plain, WRAPPERS[manifest.network]), compiled
+def _reading(manifest: Manifest, raw: RawCheckpoint, expected: Mapping[str, Tensor]) -> Parts:
+    """The first of the `readings` whose keys are the model's, else the first. Raises as `family.readings`."""
+    first: Parts | None = None
+    for parts in readings(LAYOUT, raw, manifest.network, manifest.prefix):
+        if not parts.unexpected and parts.backbone.keys() == expected.keys():
+            return parts
+        first = first or parts
+    if first is None:
+        raise CheckpointError(f"{raw.path} holds no network that evalkit knows")
+    return first
 
 
-def create(arch: str, seed: int | None = None) -> Any:
+def _grid_of(manifest: Manifest, model: Any, state: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """(h, w) of the file's position table where it is not the model's: as the person says, or a square's sides.
+
+    Raises UsageError where there is no table to have a grid.
+    """
+    native, table = tuple(model.patch_embed.grid_size), getattr(model, "pos_embed", None)
+    if table is None:
+        if manifest.grid:
+            raise UsageError(f"timm's {manifest.arch} has no table of positions: leave --grid out")
+        return None
+    if manifest.grid:
+        return manifest.grid
+    came = state.get("pos_embed")
+    if came is None or came.ndim != 3 or came.shape == table.shape:
+        return None
+    rows = came.shape[1] - (table.shape[1] - math.prod(native))
+    side = math.isqrt(max(rows, 0))
+    return (side, side) if side and side**2 == rows else None
+
+
+def create(arch: str, seed: int | None = None, grid: tuple[int, int] | None = None) -> Any:
     """timm's model without its classifier, taking any image size; with random weights, nothing is fetched.
 
-    seed: of the weights, None for any. Raises UnknownName where timm lacks it, Unsupported where it is no plain vision transformer.
+    seed: of the weights, None for any. grid: (h, w) patches of its position table, None for the name's own.
+    Raises UnknownName where timm lacks it, Unsupported where it is no plain vision transformer.
     """
     if not timm.is_model(arch):
         raise UnknownName("timm architecture", arch, ARCHITECTURES)
     if arch.split(".")[0] not in ARCHITECTURES:
         raise Unsupported(f"timm's {arch} is no plain vision transformer; allowed are those of {' and '.join(MODULES)}")
 
-    def make() -> Any:
+    def make(**size: Any) -> Any:
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # timm draws from it; specs.build restores it
-        return timm.create_model(arch, pretrained=False, num_classes=0, dynamic_img_size=True)
+        return timm.create_model(arch, pretrained=False, num_classes=0, dynamic_img_size=True, **size)
 
     model: Any = specs.build(make)
     sides = model.patch_embed.patch_size
+    if grid is not None and isinstance(model, VisionTransformer):
+        size = (grid[0] * sides[0], grid[1] * sides[1])
+        model = specs.build(lambda: make(img_size=size))
     if not isinstance(model, VisionTransformer) or sides[0] != sides[1]:
         raise Unsupported(f"timm's {arch} is no plain vision transformer with square patches")
     return model
 
 
-def _spec(manifest: Manifest, model: Any, digest: str, audit: dict[str, Any]) -> EncoderSpec:
+def _spec(manifest: Manifest, model: Any, origin: specs.Origin) -> EncoderSpec:
     attention = getattr(model.blocks[-1], "attn", None)
     offers: set[Need] = {"patches", "blocks"}
     offers |= {"cls"} if model.has_class_token else set()
@@ -190,20 +218,28 @@ def _spec(manifest: Manifest, model: Any, digest: str, audit: dict[str, Any]) ->
         patch=model.patch_embed.patch_size[0],
         grid=(h, w),
         preprocessing=manifest.preprocessing if manifest.preprocessing != Preprocessing() else fed,
-        network=manifest.network or manifest.prefix.rstrip(".") or "backbone",
-        digest=digest,
-        adapter_version=VERSION,
+        network=origin.network,
+        digest=origin.digest,
+        adapter_version=origin.version,
         offers=frozenset(offers),
         parameters=specs.count(model),
-        audit=audit,
-        built={"timm": manifest.arch, "size": fed.size, "mean": fed.mean, "std": fed.std},
+        audit=origin.audit,
+        built={"timm": manifest.arch, "size": fed.size, "mean": fed.mean, "std": fed.std}
+        | ({} if (h, w) == _native(model) else {"grid": [h, w]}),
     )
 
 
+def _native(model: Any) -> tuple[int, int]:
+    """(h, w) of the position table that goes with the name."""
+    side = int(model.pretrained_cfg["input_size"][-1]) // model.patch_embed.patch_size[0]
+    return side, side
+
+
 def _stated(arch: str, model: Any) -> Preprocessing:
-    config = model.pretrained_cfg
+    config, grid, patch = model.pretrained_cfg, model.patch_embed.grid_size, model.patch_embed.patch_size[0]
+    side = int(config["input_size"][-1]) if tuple(grid) == _native(model) else min(grid) * patch
     return Preprocessing(
-        size=int(config["input_size"][-1]),
+        size=side,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         source=f"timm {timm.__version__}, pretrained_cfg of {arch}",

@@ -86,7 +86,7 @@ def _home(spec: EncoderSpec) -> tuple[str, bool]:
         config = family.architectures.get(spec.arch)
         if config is not None and specs.built(config) == dict(spec.built):
             return candidate, True
-    return spec.family, "timm" in spec.built
+    return spec.family, "timm" in spec.built and "grid" not in spec.built
 
 
 def _families(own: str) -> Iterator[tuple[str, ViTFamily]]:

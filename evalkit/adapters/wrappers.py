@@ -28,9 +28,19 @@ from evalkit.errors import CheckpointError
 MARK = "patch_embed.proj.weight"
 """Ends the name of one weight of every vision transformer that evalkit reads."""
 
-COMPILED = "_orig_mod."
+INSIDE = {
+    "_orig_mod": "torch.compile",
+    "_fsdp_wrapped_module": "FullyShardedDataParallel",
+    "_checkpoint_wrapped_module": "activation checkpointing",
+}
+"""{a word that torch puts into keys wherever it wraps a part of a network, and that no weight is called: the rule}."""
+_INSIDE = re.compile(rf"(?:^|(?<=\.))({'|'.join(INSIDE)})\.")
+
 DEEPEST = 3
 """Dictionaries inside dictionaries in which a network is looked for."""
+
+MOST = 64
+"""Networks in one file."""
 
 Role = Literal["", "trained", "average"]
 """Which of two networks one is; "" where its name does not say."""
@@ -38,11 +48,14 @@ Role = Literal["", "trained", "average"]
 _KINDS = r"(_(backbone|encoder|model|network|net|vit|trunk))?"
 WORDS: tuple[tuple[str, str, Role], ...] = (
     (r"module", "DataParallel", ""),
-    (r"_orig_mod", "torch.compile", ""),
     (r"state_dict", "Lightning's entry", ""),
     (r"(base_)?model|backbone|encoder|net|network|vit|trunk|feature_extractor", "attribute of the training class", ""),
     (rf"(student|online){_KINDS}", "the network trained by gradients", "trained"),
-    (rf"(teacher|momentum|ema){_KINDS}|(model|state_dict)_ema", "the average of the other network", "average"),
+    (
+        rf"(teacher|momentum|ema){_KINDS}|(backbone|encoder|model)_(momentum|ema)",
+        "the average of the other network",
+        "average",
+    ),
 )
 """(a word before a network's keys, the rule that takes it off, what it says of the network)."""
 
@@ -50,14 +63,14 @@ BESIDE = (
     Rule(
         "classifier",
         "trained with labels beside the network",
-        r"(\w+_)?(classifier|fc|linear|probe|head)\.(weight|bias)",
+        r"(\w+_)?(classifier|fc|linear|probe|head)(_momentum)?\.(weight|bias)",
     ),
     Rule(
         "projector",
         "maps features for the loss of another framework, whose heads are not read",
-        r"(\w+_)?(head|projector|predictor|prototypes?)(\.\w+)+",
+        r"(\w+_)?(head|projector|predictor|prototypes?)(_momentum)?(\.\w+)+",
     ),
-    Rule("state of the loss", "no part of a network", r"(\w+_)?(criterion|loss|center|queue|queue_ptr)(\.\w+)*"),
+    Rule("state of the loss", "no part of a network", r"(\w+_)?(criterion|loss|center|queue)(_(func|ptr|y))?(\.\w+)*"),
 )
 """Keys that lie beside a network, after what wraps them is taken off."""
 
@@ -82,65 +95,102 @@ class Wrapped:
 
 
 def uncompiled(raw: RawCheckpoint) -> tuple[RawCheckpoint, dict[str, int]]:
-    """The file with `_orig_mod.` taken out of every key, and {rule: keys that had it}; as it was where two keys would meet."""
+    """The file without the words of `INSIDE` in its keys, and {rule: keys that had one}; a dictionary in which two keys would
+    meet stays as it was."""
     count = Counter[str]()
 
     def cleaned(content: Mapping[Any, Any], depth: int) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
+        had = Counter[str]()
         for key, value in content.items():
-            new = key.replace(COMPILED, "") if isinstance(key, str) else key
-            count["torch.compile"] += new != key
+            words = set(_INSIDE.findall(key)) if isinstance(key, str) else set()
+            had.update(INSIDE[word] for word in words)
             inner = isinstance(value, Mapping) and depth < DEEPEST
-            found[new] = cleaned(value, depth + 1) if inner else value
-        return found if len(found) == len(content) else dict(content)
+            found[_INSIDE.sub("", key) if words else key] = cleaned(value, depth + 1) if inner else value
+        if len(found) < len(content):
+            return dict(content)
+        count.update(had)
+        return found
 
     state = cleaned(raw.state, 1)
     return (replace(raw, state=state), dict(count)) if count.total() else (raw, {})
 
 
 def networks(raw: RawCheckpoint) -> dict[str, Role | None]:
-    """{path: role} of every network in a file, "" for keys without a wrapping; None where a word of the path is not known."""
-    return {path: _role(path) for path in _paths(dict(_tensors(raw.state)))}
+    """{path: role} of every network in a file, "" for keys without a wrapping; None where a word of the path is not known.
+
+    Raises CheckpointError where there are more than MOST.
+    """
+    return {path: _role(path) for path in _paths(raw, dict(_tensors(raw.state)))}
+
+
+def around(raw: RawCheckpoint, weight: Tensor, keys: int) -> dict[str, int]:
+    """{rule: keys} for the words before the network that this weight is the MARK of, where they are known."""
+    held = ((name, value) for name, value in _tensors(raw.state) if name.endswith(MARK))
+    path = next((name.removesuffix(MARK) for name, value in held if value is weight), "")
+    return dict.fromkeys((known[0] for word in _words(path) if (known := _known(word))), keys)
 
 
 def unwrap(raw: RawCheckpoint, prefix: str = "") -> list[Wrapped]:
-    """The networks of a file out of their wrapping, the average first; none where no wrapping is known.
+    """The networks of a file out of their wrapping, the average first; none where the file has none.
 
     prefix: the path of the one that is meant, the last words of it where that is enough.
-    Raises CheckpointError where two networks have the same part, or where nothing, or several things, lie under `prefix`.
+    Raises Ambiguous where a word of a wrapping is not known, or two networks have the same part; CheckpointError where
+    nothing, or several things, lie under `prefix`.
     """
     flat = dict(_tensors(raw.state))
-    paths = _paths(flat)
+    paths = _paths(raw, flat)
     if prefix:
         return [_taken(flat, _meant(raw, paths, prefix), paths, "")]
-    roles = {path: role for path in paths if (role := _role(path)) is not None}
-    if roles and len(roles) < len(paths):  # what lies beside it may be the one that counts
-        raise Ambiguous(_ambiguous(raw, paths))
+    said = {path: _role(path) for path in paths}
+    if None in said.values():  # another family's own names, or a person's
+        raise Ambiguous(_strange(raw, paths))
+    roles: dict[str, Role] = {path: role or "" for path, role in said.items()}
     if "average" in roles.values():  # the one whose name says nothing is what the average is of
         roles = {path: role or "trained" for path, role in roles.items()}
-    if doubled := [path for path, role in roles.items() if list(roles.values()).count(role) > 1]:
+    counted = Counter(roles.values())
+    if doubled := [path for path, role in roles.items() if counted[role] > 1]:
         raise Ambiguous(_ambiguous(raw, doubled))
     return [_taken(flat, path, paths, role) for path, role in sorted(roles.items(), key=lambda item: item[1] or "b")]
 
 
 def check_single(raw: RawCheckpoint, named: frozenset[str]) -> None:
-    """Raises CheckpointError where several entries of the file hold a network and nothing says which counts.
+    """Raises Ambiguous where several entries of the file hold a network and nothing says which counts.
 
     named: entries that the family's own files give a meaning.
     """
-    roles = networks(raw)
-    entries = {path.split(".")[0] + "." if path else "" for path, role in roles.items() if not role}
-    open_ = sorted(entry for entry in entries if entry[:-1] not in named)
-    if len(entries) > 1 and open_:
-        raise Ambiguous(_ambiguous(raw, sorted(entries)))
+    roles = {path: role for path, role in networks(raw).items() if role in ("", None)}
+    entries = {_entry(raw, path) for path in roles}
+    if len(entries) > 1 and not entries <= named:
+        told = _strange if None in roles.values() else _ambiguous
+        raise Ambiguous(told(raw, [f"{entry}." if entry else "" for entry in sorted(entries)]))
+
+
+def _entry(raw: RawCheckpoint, path: str) -> str:
+    """The file's entry that holds a network, "" for its top level."""
+    word = path.partition(".")[0]
+    return word if isinstance(raw.state.get(word), Mapping) else ""
 
 
 def _ambiguous(raw: RawCheckpoint, paths: list[str]) -> str:
-    listed = " and ".join(repr(path) if path else "its top level" for path in paths[:6])
+    listed = " and ".join(repr(path[:80]) if path else "its top level" for path in paths[:6])
     return (
         f"{raw.path} holds networks under {listed} and does not say which of them counts: "
-        f"choose one with --prefix, for instance --prefix {next(path for path in paths if path)}"
+        f"choose one with --prefix, for instance evalkit inspect {raw.path} --prefix {_first(paths)}"
     )
+
+
+def _strange(raw: RawCheckpoint, paths: list[str]) -> str:
+    listed = " and ".join(repr(path[:80]) if path else "its top level" for path in paths[:6])
+    return (
+        f"{raw.path} holds a network under {listed}, a name that this family's files do not have and no rule takes off. "
+        f"evalkit inspect {raw.path} says whether another family's do; where none does, the one that you mean is read with "
+        f"--prefix, for instance evalkit inspect {raw.path} --prefix {_first(paths)}"
+    )
+
+
+def _first(paths: list[str]) -> str:
+    return next(path for path in paths if path)[:80]
 
 
 def _tensors(content: Mapping[Any, Any], before: str = "", depth: int = 1) -> Iterator[tuple[str, Tensor]]:
@@ -154,8 +204,11 @@ def _tensors(content: Mapping[Any, Any], before: str = "", depth: int = 1) -> It
             yield from _tensors(value, f"{before}{key}.", depth + 1)
 
 
-def _paths(flat: Mapping[str, Tensor]) -> list[str]:
-    return [name.removesuffix(MARK) for name in flat if name == MARK or name.endswith(f".{MARK}")]
+def _paths(raw: RawCheckpoint, flat: Mapping[str, Tensor]) -> list[str]:
+    found = [name.removesuffix(MARK) for name in flat if name == MARK or name.endswith(f".{MARK}")]
+    if len(found) > MOST:
+        raise CheckpointError(f"{raw.path} holds {len(found):,} networks; no training writes more than {MOST}")
+    return found
 
 
 def _words(path: str) -> list[str]:
@@ -179,7 +232,7 @@ def _meant(raw: RawCheckpoint, paths: list[str], prefix: str) -> str:
     wanted = prefix if prefix.endswith(".") else f"{prefix}."
     found = [path for path in paths if path == wanted] or [path for path in paths if path.endswith(f".{wanted}")]
     if len(found) != 1:
-        listed = ", ".join(path or "(no prefix)" for path in (found or paths)[:6]) or "none"
+        listed = ", ".join(path[:80] or "(no prefix)" for path in (found or paths)[:6]) or "none"
         many = "several networks lie there" if found else "no network lies there"
         raise CheckpointError(f"{raw.path}: --prefix {prefix[:80]}: {many}; the file has: {listed}")
     return found[0]
@@ -189,11 +242,11 @@ def _taken(flat: Mapping[str, Tensor], path: str, paths: list[str], role: Role) 
     state = {name[len(path) :]: value for name, value in flat.items() if name.startswith(path)}
     entry = path.split(".")[0] + "." if path else ""
     dropped: dict[str, list[str]] = {}
-    unexpected = []
+    unexpected, others = [], [other for other in paths if other != path]
     for name in flat:
         if name.startswith(path) or not name.startswith(entry):
             continue  # the network itself, or another entry of the file, which is not looked at
-        rule = _beside(name, [other for other in paths if other != path])
+        rule = _beside(name, others)
         if rule:
             dropped.setdefault(rule, []).append(name)
         else:
@@ -201,8 +254,8 @@ def _taken(flat: Mapping[str, Tensor], path: str, paths: list[str], role: Role) 
     words = Counter[str]()
     for word in _words(path):
         words[(_known(word) or (f"--prefix {path}", ""))[0]] += len(state)
-    left_out = {rule: tuple(names) for rule, names in dropped.items()}
-    return Wrapped(role, path, state, dict(words), left_out, tuple(unexpected))
+    kept = {rule: tuple(names) for rule, names in dropped.items()}
+    return Wrapped(role, path, state, dict(words), kept, tuple(unexpected))
 
 
 def _beside(name: str, others: list[str]) -> str:

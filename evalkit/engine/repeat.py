@@ -60,10 +60,9 @@ def _weights(record: Record) -> tuple[str, dict[str, Any]]:
     file = encoder["audit"].get("file")
     if file is None:
         return encoder["id"], {}
-    options = record.arguments["given"]
-    network = encoder["network"].partition("@")[0]
-    named: dict[str, Any] = {} if network == "backbone" or options.get("prefix") else {"network": network}
-    named |= {"prefix": options.get("prefix") or "", "grid": tuple(encoder["grid"]) if options.get("grid") else None}
+    named: dict[str, Any] = {} if encoder["network"] == "backbone" else {"network": encoder["network"]}
+    if asked := encoder["audit"].get("asked"):
+        named = asked | {"grid": tuple(asked["grid"]) or None}
     return file, {"family": encoder["family"], "arch": encoder["arch"], **named}
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from evalkit.errors import BrokenImage, FeatureError, UsageError
 from evalkit.features import decoding, shards
-from evalkit.features.forward import Forward, check_finite, pipelined, width
+from evalkit.features.forward import Forward, check_finite, check_length, pipelined, width
 from evalkit.features.key import Key, PatchDtype, Request, key_of, samples_digest
 from evalkit.features.store import FeatureStore, Origin, default_budget
 from evalkit.features.stored import (
@@ -87,7 +87,7 @@ def extract(
     """Features of every sample of a dataset, in sample order; see the module for where they come from.
 
     Raises BrokenImage (unless `skip_broken`) naming the images; FeatureError for an empty dataset, features that are
-    not finite (with the first sample's id; its shard is not stored) or a dead worker; Unsupported where a part is not
+    not finite (with the first sample's id; its shard is not stored) or all 0, or a dead worker; Unsupported where a part is not
     there; StoreError where the store cannot be written. Shards finished before an error are kept.
     """
     options = options or ExtractOptions()
@@ -195,6 +195,7 @@ class Plan:
         packs = _admitted(self.decoded(spans, self.what), broken)
         for pack, rows in pipelined(forward, packs):
             check_finite(rows, [self.columns.order[position][0] for position in pack.positions], encoder.spec.id)
+            check_length(rows, encoder.spec.id)
             yield pack, rows
 
     def shards(self, numbers: Sequence[int]) -> Iterator[tuple[shards.Facts, Rows]]:

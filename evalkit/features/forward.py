@@ -170,3 +170,15 @@ def check_finite(rows: Rows, ids: list[str], encoder: str) -> None:
             f"{encoder} gave features that are not finite: sample {ids[bad]!r}, part {part!r}, block {block}. "
             f"Check the weights, try --precision fp32{hint}."
         )
+
+
+def check_length(rows: Rows, encoder: str) -> None:
+    """Raises FeatureError naming part and block where every feature of a batch is 0: no similarity is defined between them.
+    A network whose last norm has no gain, or whose weights a file left at 0, gives such features."""
+    for name, values in rows.items():
+        if name != "grids" and values.numel() and not bool(values.any()):
+            part, block = name.split(".")
+            raise FeatureError(
+                f"{encoder} gave features of length 0 for every sample of a batch: part {part!r}, block {block}. Nothing "
+                "can be measured with them; check the weights (evalkit inspect FILE)"
+            )

@@ -93,6 +93,6 @@ def test_unreadable(tensors, monkeypatch):
     def refuse(*_args, **_options):
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr(type(tensors), "open", refuse)
+    monkeypatch.setattr(files, "open_regular", refuse)
     with pytest.raises(CheckpointError, match="cannot be read: Permission denied"):
         files.read(tensors)

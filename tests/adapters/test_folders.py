@@ -242,7 +242,7 @@ def test_a_file_that_cannot_be_read(single, monkeypatch):
     def refuse(*_args, **_options):
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr(type(single), "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert "cannot be read: Permission denied" in refused(single)
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evalkit import adapters
+from evalkit.adapters import specs
 from evalkit.adapters import timm as family
 from evalkit.errors import FeatureError, KeyMismatch, NoProjection, UnknownName, Unsupported, UsageError
 from evalkit.types import Manifest, Preprocessing
@@ -145,12 +146,14 @@ def test_every_key_counts(tiny, tmp_path):
     with pytest.raises(KeyMismatch, match=r"unexpected \(1\): heads\.weight"):
         adapters.load(manifest, _saved(tmp_path / "x.pth", state | {"heads.weight": torch.zeros(1)}))
     with pytest.raises(KeyMismatch, match="another image size"):
-        adapters.load(manifest, _saved(tmp_path / "x.pth", state | {"pos_embed": torch.zeros(1, 50, tiny.embed_dim)}))
+        adapters.load(manifest, _saved(tmp_path / "x.pth", state | {"pos_embed": torch.zeros(1, 52, tiny.embed_dim)}))
 
 
 def test_a_network_without_class_token(tmp_path):
     model = _model("test_vit2", num_classes=0, class_token=False, global_pool="avg")
-    encoder = family.TimmEncoder(model, family._spec(replace(MANIFEST, arch="test_vit2"), model, "", {}))
+    encoder = family.TimmEncoder(
+        model, family._spec(replace(MANIFEST, arch="test_vit2"), model, specs.Origin("backbone", 1, ""))
+    )
     assert "cls" not in encoder.spec.offers
     tokens = encoder.encode(_images(160))[0]
     assert tokens.cls is None
@@ -192,3 +195,30 @@ def test_the_real_vit_small(shared):
         tokens = encoder.encode(_images(side))[0]
         assert tokens.patches.shape == (1, side // 14, side // 14, 384)
         assert tokens.cls.isfinite().all()
+
+
+def _wide(grid, seed=0):
+    """timm's own test network with a table of another grid, and the same weights elsewhere."""
+    patch = 16
+    torch.manual_seed(seed)
+    size = (grid[0] * patch, grid[1] * patch)
+    return timm.create_model("test_vit", num_classes=0, img_size=size, dynamic_img_size=True).eval()
+
+
+@pytest.mark.parametrize(("grid", "told"), [((7, 7), None), ((5, 8), (5, 8))])
+def test_a_table_of_another_native_size(grid, told, tmp_path):
+    model, manifest = _wide(grid), replace(MANIFEST, arch="test_vit", grid=told)
+    path = _saved(tmp_path / "x.pth", {"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}})
+    encoder = adapters.load(manifest, path)
+    assert encoder.spec.grid == grid
+    assert encoder.spec.preprocessing.size == 16 * min(grid)
+    x = torch.randn(2, 3, 16 * grid[0], 16 * grid[1])
+    with torch.no_grad():
+        truth = model.forward_features(x)
+    assert torch.equal(encoder.encode(x)[0].cls, truth[:, 0])
+
+
+def test_a_rectangle_that_is_not_told_is_refused(tmp_path):
+    path = _saved(tmp_path / "x.pth", _wide((5, 8)).state_dict())
+    with pytest.raises(KeyMismatch, match=r"mis-shaped.*pos_embed"):
+        adapters.load(replace(MANIFEST, arch="test_vit"), path)

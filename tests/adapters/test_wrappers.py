@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from evalkit import adapters
-from evalkit.adapters import inspection
+from evalkit.adapters import inspection, wrappers
 from evalkit.adapters.dino import ARCHITECTURES
 from evalkit.adapters.inspection import Wish
+from evalkit.adapters.loading import Rule
+from evalkit.adapters.positions import moco_v3
 from evalkit.adapters.vit import VisionTransformer
 from evalkit.errors import CheckpointError, KeyMismatch, UnsafeFile, UsageError
 from evalkit.types import Manifest
@@ -171,7 +173,7 @@ def test_a_rectangle_has_to_be_told(tmp_path: pathlib.Path) -> None:
     with pytest.raises(KeyMismatch, match="mis-shaped"):
         load(state, tmp_path, grid=(12, 12))
     with pytest.raises(UsageError, match="leave --grid out"):
-        load(state, tmp_path, family="timm", arch="vit_tiny_patch16_224", grid=(6, 12))
+        load(state, tmp_path, family="random", grid=(6, 12))
 
 
 @pytest.mark.parametrize("path", [pathlib.PurePosixPath("/x/y"), pathlib.Path("runs"), pathlib.PureWindowsPath("c:/x")])
@@ -227,3 +229,125 @@ def test_advice_gives_only_the_same_numbers(tmp_path: pathlib.Path) -> None:
 def test_weights_that_no_training_leaves_are_refused(value: float, words: str, tmp_path: pathlib.Path) -> None:
     with pytest.raises(CheckpointError, match=words):
         load({key: torch.full_like(tensor, value) for key, tensor in NET.items()}, tmp_path)
+
+
+TWO = {"state_dict": under("a.") | under("b.", OTHER)}
+
+
+def test_two_prefixes_of_one_file_are_two_networks(tmp_path: pathlib.Path) -> None:
+    """Else the second would be given the features and the record of the first."""
+    one, other = load(TWO, tmp_path, prefix="a"), load(TWO, tmp_path, prefix="b")
+    assert same(one)
+    assert same(other, OTHER)
+    assert (one.spec.network, other.spec.network) == ("state_dict.a", "state_dict.b")
+    assert one.spec.audit["asked"] == {"network": "", "prefix": "a", "grid": []}
+
+
+def test_two_grids_of_one_file_are_two_networks(tmp_path: pathlib.Path) -> None:
+    state = NET | {"pos_embed": torch.randn(1, 1 + 6 * 12, 192)}
+    tall, wide = load(state, tmp_path, grid=(12, 6)), load(state, tmp_path, grid=(6, 12))
+    assert tall.spec.preprocessing == wide.spec.preprocessing
+    assert (tall.spec.network, wide.spec.network) == ("backbone 12x6", "backbone 6x12")
+
+
+@pytest.mark.parametrize("prefix", ["", "teacher_backbone"])
+def test_a_network_that_the_family_does_not_have_is_refused(prefix: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UsageError, match=r"network .bogus.|leave --network out"):
+        load(WRAPPED["lightly"][0], tmp_path, network="bogus", prefix=prefix)
+
+
+def test_the_only_network_is_not_taken_for_the_one_that_is_missing(tmp_path: pathlib.Path) -> None:
+    content = {"state_dict": under("student_backbone.")}
+    with pytest.raises(CheckpointError, match="and no 'teacher': name it by --network student"):
+        load(content, tmp_path)
+    assert same(load(content, tmp_path, network="student"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"target_encoder": under("module."), "encoder": under("module.", OTHER), "prototypes": torch.zeros(3)},  # MSN
+        {"state_dict": under("module.base_encoder.") | under("module.momentum_encoder.", OTHER)},  # MoCo v3
+    ],
+)
+def test_another_family_s_own_files_are_not_taken_for_wrapped_ones(content: Any, tmp_path: pathlib.Path) -> None:
+    """They have the same keys and other heads, or resize positions in another way."""
+    with pytest.raises(CheckpointError, match="says whether another family's do"):
+        load(content, tmp_path)
+
+
+def test_an_entry_of_an_unknown_name_beside_the_family_s_own_is_asked_about(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(CheckpointError, match=r"under 'model\.' and 'model_best\.'.*--prefix model\."):
+        load({"model": NET, "model_best": OTHER}, tmp_path, family="mae")
+
+
+MORE: dict[str, Any] = {
+    "lightly, momentum": {
+        "state_dict": under("backbone.", OTHER)
+        | under("backbone_momentum.")
+        | {"projection_head_momentum.layers.0.weight": torch.zeros(2)}
+    },
+    "solo-learn, DINO": {
+        "state_dict": under("backbone.", OTHER)
+        | under("momentum_backbone.")
+        | {
+            "dino_loss_func.center": torch.zeros(2),
+            "queue_y": torch.zeros(2),
+            "head.mlp.0.weight": torch.zeros(2),
+            "momentum_head.mlp.0.weight": torch.zeros(2),
+        }
+    },
+    "fully sharded": {"model": under("_fsdp_wrapped_module.")},
+    "one block compiled": {
+        "model": {key.replace("blocks.0.", "blocks.0._orig_mod."): value for key, value in NET.items()}
+    },
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_more_frameworks(name: str, tmp_path: pathlib.Path) -> None:
+    assert same(load(MORE[name], tmp_path))
+
+
+def test_two_keys_that_would_meet_stay_apart(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(KeyMismatch, match="_orig_mod"):
+        load(NET | {"_orig_mod.norm.weight": torch.zeros(192)}, tmp_path)
+
+
+@pytest.mark.parametrize("family", ["moco_v3", "mgc"])
+@pytest.mark.parametrize("grid", [(12, 12), (6, 24)])
+def test_a_fixed_table_is_checked_at_the_grid_of_the_file(
+    family: str, grid: tuple[int, int], tmp_path: pathlib.Path
+) -> None:
+    table = moco_v3(torch.zeros(1, *grid, 192), grid).flatten(1, 2)
+    state = NET | {"pos_embed": torch.cat([torch.zeros(1, 1, 192), table], 1)}
+    told = {} if grid == (12, 12) else {"grid": grid}
+    assert load(state, tmp_path, family=family, **told).spec.grid == grid
+    state["pos_embed"] = state["pos_embed"] + 0.1
+    with pytest.raises(CheckpointError, match="its position table"):
+        load(state, tmp_path, family=family, **told)
+
+
+def test_a_grid_is_refused_where_there_is_no_table(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UsageError, match="no table of positions: leave --grid out"):
+        load(NET, tmp_path, family="dinov3", arch="vit_small_patch16", grid=(6, 12))
+
+
+def test_many_networks_are_no_checkpoint(tmp_path: pathlib.Path) -> None:
+    state = {f"a{i}.patch_embed.proj.weight": torch.zeros(1) for i in range(wrappers.MOST + 1)}
+    with pytest.raises(CheckpointError, match="holds 65 networks"):
+        load(state, tmp_path)
+
+
+def test_every_key_is_looked_at_a_bounded_number_of_times(tmp_path: pathlib.Path, monkeypatch: Any) -> None:
+    """Twice as many keys that nothing knows are twice as much work: rules are asked so often, and no more."""
+    asked = []
+    plain = Rule.covers
+    monkeypatch.setattr(Rule, "covers", lambda rule, key: asked.append(key) or plain(rule, key))
+    counts = []
+    for number in (100, 200):
+        asked.clear()
+        with pytest.raises(CheckpointError):
+            load({f"k{i}": torch.zeros(1) for i in range(number)}, tmp_path)
+        counts.append(len(asked))
+    assert counts[1] <= 2 * counts[0]

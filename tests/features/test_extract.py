@@ -364,3 +364,23 @@ def test_rows_hold_no_memory_but_their_own(dtype):
     assert len(rows) == 7
     for name, values in rows.items():
         assert values.untyped_storage().nbytes() == (values.nbytes if name != "grids" else 8), name
+
+
+class Nothing(MeanColour):
+    """Patches are colours, the class token is 0: as of a network whose last norm has no gain."""
+
+    def encode(self, images, blocks=(-1,), norm=True):
+        return tuple(replace(tokens, cls=tokens.cls * 0) for tokens in super().encode(images, blocks, norm))
+
+
+@pytest.mark.parametrize("place", ["stored", "in memory", "recomputed"])
+def test_features_of_length_0_are_refused_and_not_stored(tmp_path, place):
+    store = {"stored": FeatureStore(tmp_path), "in memory": None, "recomputed": FeatureStore(tmp_path, budget=1)}[place]
+    with pytest.raises(FeatureError, match=r"mean-colour gave features of length 0 .*part 'cls', block 3"):
+        list(
+            extract(Nothing(), Photos(5), VIEW, Request(("cls", "mean")), options=options(store=store)).batches(
+                "cls", size=2
+            )
+        )
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert len(extract(Nothing(), Photos(5), VIEW, Request(("mean",)), options=options())) == 5
