@@ -23,14 +23,14 @@ def compare(
 ) -> None:
     """Difference of two encoders on the same test images, with its paired 95 % bootstrap interval."""
     from evalkit.reporting.compare import differences
+    from evalkit.reporting.intervals import printed_in
 
     for d in differences(one, other, out, recipe=recipe, score=score):
-        low, high, gap = (100 * v for v in (d.difference.low, d.difference.high, d.difference.difference))
-        bounds = "(no interval)" if math.isnan(low) else f"[{low:+.1f}, {high:+.1f}]"
-        typer.echo(
-            f"{d.recipe} {d.score}: {one} {100 * d.one:.1f} %, {other} {100 * d.other:.1f} %, difference "
-            f"{gap:+.1f} {bounds} {_verdict(d)}"
-        )
+        scale, digits, unit = printed_in(d.unit)
+        low, high, gap = (scale * v for v in (d.difference.low, d.difference.high, d.difference.difference))
+        bounds = "(no interval)" if math.isnan(low) else f"[{low:+.{digits}f}, {high:+.{digits}f}]"
+        mine, theirs = (f"{name} {scale * value:.{digits}f} {unit}" for name, value in ((one, d.one), (other, d.other)))
+        typer.echo(f"{d.recipe} {d.score}: {mine}, {theirs}, difference {gap:+.{digits}f} {bounds} {_verdict(d)}")
 
 
 def _verdict(found: Difference) -> str:

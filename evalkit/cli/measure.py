@@ -191,12 +191,10 @@ def describe_score(record: Record) -> str:
         raise RecordError(f"{record.recipe['id']}: no score {record.recipe['headline']!r} in the record")
     from evalkit.reporting import intervals
 
-    percent = score["unit"] == "fraction"
-    scale, unit = (100, " %") if percent else (1, f" {score['unit']}")
-    digits = 1 if percent else 3
+    scale, digits, unit = intervals.printed_in(score["unit"])
     spread = intervals.spread(score, scale=scale, digits=digits)
     n = "" if "(n " in spread else f" (n {score['n']})"
-    return f"{score['name']} {score['value'] * scale:.{digits}f}{unit}{spread}{n}"
+    return f"{score['name']} {score['value'] * scale:.{digits}f} {unit}{spread}{n}"
 
 
 def _finish(outcomes: list[Outcome], out: Path, as_json: bool) -> None:

@@ -1,15 +1,18 @@
 """What no option and no argument of any command takes: one rule for numbers, one for paths, one for texts.
 
-`Strict` is the root's class; it holds every parameter below it to `check`, before a command begins.
+`Strict` is the root's class; it holds every parameter below it to `check`, before a command begins, and says what is wrong
+with a command line in one line, with exit code 2.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import typer
 from typer.core import TyperGroup
 
 from evalkit.errors import UsageError
@@ -31,6 +34,35 @@ class Strict(TyperGroup):
         super().__init__(**attributes)
         _tighten(self)
 
+    def main(self, *, standalone_mode: bool = True, **options: Any) -> Any:  # type: ignore[override]  # as typer calls it
+        """As of any group, but that a wrong command line is one line and no box."""
+        if not standalone_mode:
+            return super().main(standalone_mode=False, **options)
+        try:
+            code = super().main(standalone_mode=False, **options)
+        except typer.Abort:
+            sys.exit("evalkit: given up")
+        except Exception as error:
+            told = getattr(error, "format_message", None)  # what every fault of a command line has, and nothing else
+            if told is None:
+                raise
+            if type(error).__name__ == "NoArgsIsHelpError":
+                error.show()  # type: ignore[attr-defined]
+            else:
+                typer.echo(f"evalkit: {_one_line(told())}; {_help(error)}", err=True)
+            sys.exit(error.exit_code)  # type: ignore[attr-defined]
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(text: str) -> str:
+    printable = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return printable.removesuffix(".")
+
+
+def _help(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'evalkit'} --help says what there is"
+
 
 def _tighten(command: Any) -> None:
     for param in command.params:
@@ -46,7 +78,13 @@ def _checked(param: Any) -> Callable[[Any, Any], Any]:
 
     def process(context: Any, value: Any) -> Any:
         """What the command line says, converted, and then held to the rules."""
-        found = convert(context, value)
+        try:
+            found = convert(context, value)
+        except typer.BadParameter as error:
+            if type(error) is not typer.BadParameter or not isinstance(value, str):
+                raise
+            why = error.message.removeprefix("Value error, ")
+            raise typer.BadParameter(f"{shown(value)!r}: {why}", ctx=context, param=param) from None
         many = isinstance(value, (list, tuple)) and isinstance(found, (list, tuple)) and len(value) == len(found)
         for said, one in zip(value, found, strict=True) if many else [(value, found)]:
             check(called, said, one, path=path or isinstance(one, Path))

@@ -28,6 +28,7 @@ class Difference:
     difference: bootstrap.Paired
     n: int
     groups: int
+    unit: str
 
     @property
     def units(self) -> str:
@@ -83,9 +84,9 @@ def difference(one: Record, other: Record, out: Path, score: str = "") -> Differ
             f"{one.recipe['id']}: {one.encoder['id']} and {other.encoder['id']} were not scored on the same units "
             f"({len(a)} and {len(b)}), perhaps because broken images were skipped for one of them"
         )
-    paired = bootstrap.paired(a, b, groups, seed=0)
+    paired, unit = bootstrap.paired(a, b, groups, seed=0), _unit(one, name)
     return Difference(one.recipe["id"], name, bootstrap.statistic(a), bootstrap.statistic(b), paired, len(a),
-                      len(a) if groups is None else len(np.unique(groups)))  # fmt: skip
+                      len(a) if groups is None else len(np.unique(groups)), unit)  # fmt: skip
 
 
 def _of_resamples(one: Record, other: Record, out: Path, name: str) -> Difference | None:
@@ -102,4 +103,8 @@ def _of_resamples(one: Record, other: Record, out: Path, name: str) -> Differenc
     mine, theirs = (next(s for s in record.scores if s["name"] == name) for record in (one, other))
     paired = bootstrap.paired_resamples(mine["value"] - theirs["value"], a, b)
     n = min(mine["n"], theirs["n"])
-    return Difference(one.recipe["id"], name, mine["value"], theirs["value"], paired, n, n)
+    return Difference(one.recipe["id"], name, mine["value"], theirs["value"], paired, n, n, _unit(one, name))
+
+
+def _unit(record: Record, name: str) -> str:
+    return next((str(s["unit"]) for s in record.scores if s["name"] == name), "fraction")

@@ -18,6 +18,11 @@ NOTES: Mapping[IntervalMethod, str] = {
 """What stands under a table that has such an interval; of the bootstrap the table itself speaks."""
 
 
+def printed_in(unit: str) -> tuple[float, int, str]:
+    """How a score of this unit is printed: the factor, the decimals, the sign. Fractions are percentages."""
+    return (100.0, 1, "%") if unit == "fraction" else (1.0, 3, unit)
+
+
 def method(score: Mapping[str, Any]) -> IntervalMethod:
     """How a record's score got its interval; "none" where its bounds are NaN."""
     low, high = score["low"], score["high"]

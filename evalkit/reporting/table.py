@@ -159,7 +159,7 @@ def _twins(encoders: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 def _head(column: Column, found: Mapping[str, Record]) -> tuple[str, str]:
     scores = [s for s in (r.score(column.score) for r in found.values()) if s]
-    unit = "%" if scores and scores[0]["unit"] == "fraction" else (scores[0]["unit"] if scores else "")
+    unit = intervals.printed_in(scores[0]["unit"])[2] if scores else ""
     return column.title or column.recipe, unit
 
 
@@ -186,7 +186,7 @@ def _cell(column: Column, record: Record | None, found: standing.Standing) -> Ce
     score = record.score(column.score)
     if score is None:
         return Cell(note=f"{column.recipe} has no score {column.score!r}")
-    scale, digits = (100.0, 1) if score["unit"] == "fraction" else (1.0, 3)
+    scale, digits, _ = intervals.printed_in(score["unit"])
     how = intervals.method(score)
     half = math.nan if how == "none" else (score["high"] - score["low"]) / 2
     return Cell(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from evalkit import records
+from evalkit.cli.main import main
 from evalkit.errors import ProtocolError, RecordError
 from evalkit.reporting.compare import differences
 from evalkit.types import Score
@@ -69,6 +71,18 @@ def test_a_score_of_pairs_is_compared_on_the_same_resamples(tmp_path: Path) -> N
     put_resamples(tmp_path, "e", 0.8, np.full(2000, np.nan))  # one image: nothing to resample
     (found,) = differences("a", "e", tmp_path, score="overlap")
     assert np.isnan([found.difference.low, found.difference.high, found.difference.p]).all()
+
+
+def test_the_command_prints_a_score_in_its_own_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.2, 2000)
+    put_resamples(tmp_path, "a", 0.7, 0.7 + noise)
+    put_resamples(tmp_path, "b", 0.8, 0.8 + noise)
+    monkeypatch.setattr(sys, "argv", ["evalkit", "compare", "a", "b", "--score", "overlap", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "overlap: a 0.700 ratio, b 0.800 ratio, difference -0.100 [-0.100, -0.100] (p" in capsys.readouterr().out
 
 
 def test_other_units_and_other_data_are_refused(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ class Board:
 
 def printed(score: Mapping[str, Any]) -> Value:
     """A record's score in the unit in which it is printed."""
-    scale, digits, unit = (100.0, 1, "%") if score["unit"] == "fraction" else (1.0, 3, str(score["unit"]))
+    scale, digits, unit = intervals.printed_in(str(score["unit"]))
     value, low, high = (scale * float(score[key]) for key in ("value", "low", "high"))
     spread, how = intervals.spread(score, scale=scale, digits=digits), intervals.method(score)
     return Value(value, low, high, int(score["n"]), unit, digits, spread, how)
