@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from evalkit import catalog, records
 from evalkit.cli.main import main
 from evalkit.errors import CatalogError
+from evalkit.probing import selection
 from evalkit.reporting import paper, paper_formats, printed
 from evalkit.types import Measure, PaperColumn, PaperNetwork, PaperRow, PaperTable
 from tests.making import a_record
@@ -156,6 +158,16 @@ def test_what_test_data_chose_is_said_and_compared(tmp_path: Path) -> None:
     table = measured_by(Measure(RECIPE, "best"))
     assert cell(tmp_path, table).difference == pytest.approx(-1.1)
     assert paper.build(table, tmp_path).footnotes[0].startswith(f"{RECIPE} best: test data chose it")
+
+
+def test_what_was_chosen_at_the_end_of_its_grid_is_said(tmp_path: Path) -> None:
+    told = selection.fact("T", (0.1, 0.5, 0.9), 0.9, selection.choose(torch.eye(3)))
+    score = {"name": "F1", "value": 0.75, "n": 5, "low": 0.7, "high": 0.8, "unit": "fraction", "note": ""}
+    put(tmp_path, scores=(score,), facts={"choices": {"F1": told}})
+    table = measured_by(Measure(RECIPE, "F1"))
+    assert cell(tmp_path, table).difference == pytest.approx(-1.1)
+    (note,) = paper.build(table, tmp_path).footnotes[:1]
+    assert note.startswith(f"{RECIPE} F1 of dino-b16: T = 0.9 is the highest of the 3 tried (0.1 to 0.9)")
 
 
 @pytest.mark.parametrize(
