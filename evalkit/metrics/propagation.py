@@ -5,8 +5,9 @@ What:   each patch of a frame asks the first frame and the 7 before it for its 5
 Source: DINO (arXiv:2104.14294, section 4.2.2; facebookresearch/dino 7c446df, eval_video_segmentation.py:46-83 the queue,
         102-110 min-max, 113-150 the affinity), after Jabri et al. (arXiv:2006.14613). "circle", temperature 0.2 and the
         other way to pixels: facebookresearch/dinov3 6876159, notebooks/segmentation_tracking.ipynb, cells 19, 25, 29, 31.
-How:    tiles of some 13 x 13 patches are compared with the window around the tile only, so no matrix of all patches by
-        all patches is ever held: 24 MB of work at patch 8 of a 480p frame instead of several copies of 1.2 GB.
+How:    tiles of some 169 patches are compared with the window around the tile only, so no matrix of all patches by
+        all patches is ever held: 24 MB of work at patch 8 of a 480p frame instead of several copies of 1.2 GB. Contexts lie
+        column by column: where a tile's window is as high as the frame (patch 14 and 16 of 480p), nothing is copied.
 Ties:   patches exactly as similar as the last one taken are taken too, as in the released code. What is equal, `similarity`
         says: patches that a float32 product may confuse are settled exactly. Equal labels of a pixel go to the lowest id.
 """
@@ -27,7 +28,8 @@ from evalkit.errors import ProtocolError, UsageError
 from evalkit.metrics.similarity import above, near, normalise, of_pairs, tolerance
 
 SIDE = 13
-"""Patches along a tile where memory is a processor's cache: at radius 12, smaller tiles copy more, larger ones compare more."""
+"""Patches along a square tile where memory is a processor's cache: at radius 12, smaller tiles copy more, larger ones compare
+more. Of a frame no higher than a tile's window a tile is a strip of whole columns, of about as many patches."""
 
 WORK = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Similarities held at once: 17 MB on a CPU, 270 MB on a GPU."""
@@ -92,38 +94,41 @@ class Tracker:
         labels = (int(mask.max()) if objects is None else objects) + 1
         self.soft = F.one_hot(mask.to(features.device, torch.int64), labels).permute(2, 0, 1).float()
         kind = torch.float16 if rules.labels == "float16" else torch.float32
-        self._features = features.new_zeros((1 + rules.context, height, width, dim), dtype=torch.float32)
-        self._labels = features.new_zeros((1 + rules.context, height, width, labels), dtype=kind)
-        self._features[0] = _unit(features)
-        self._labels[0] = self.soft.permute(1, 2, 0)
+        self._features = features.new_zeros((width, 1 + rules.context, height, dim), dtype=torch.float32)
+        self._labels = features.new_zeros((width, 1 + rules.context, height, labels), dtype=kind)
+        self._features[:, 0] = _unit(features).transpose(0, 1)
+        self._labels[:, 0] = self.soft.permute(2, 1, 0)
 
     def step(self, features: Tensor) -> Tensor:
         """(C, h, w) float32 soft labels of the next frame, from its features (h, w, D). Raises ProtocolError for another
         shape than the first frame's."""
-        if features.shape != self._features.shape[1:]:
+        width, _, height, dim = self._features.shape
+        if features.shape != (height, width, dim):
             raise ProtocolError(
-                f"a frame has features {tuple(features.shape)}, the first one {tuple(self._features.shape[1:])}; all "
-                "frames of a clip have one size"
+                f"a frame has features {tuple(features.shape)}, the first one {(height, width, dim)}; all frames of a clip "
+                "have one size"
             )
         current = _unit(features)
         soft = self._asked(current)
         if self.rules.context:
             slot = 1 + self.taken % self.rules.context  # the oldest gives way; the order of contexts changes nothing
-            self._features[slot], self._labels[slot] = current, soft
+            self._features[:, slot], self._labels[:, slot] = current.transpose(0, 1), soft.transpose(0, 1)
         self.taken += 1
         return soft.permute(2, 0, 1)
 
     def _asked(self, current: Tensor) -> Tensor:
         """(h, w, C) float32."""
         contexts = 1 + min(self.taken, self.rules.context)
-        found = torch.empty_like(self._labels[0], dtype=torch.float32)
+        found = current.new_empty((*current.shape[:2], self._labels.shape[-1]))
         for tile in _tiles(*current.shape[:2], self.rules, current.device):
-            keys = self._features[(slice(contexts), *tile.window)].flatten(0, 2)
-            labels = self._labels[(slice(contexts), *tile.window)].flatten(0, 2).float()
+            rows, columns = tile.window
+            keys = self._features[columns, :contexts, rows].flatten(0, 2)
+            labels = self._labels[columns, :contexts, rows].flatten(0, 2).float()
             queries = current[tile.inside].flatten(0, 1)
             similar = queries @ keys.T
             if tile.outside is not None:
-                similar.view(len(queries), contexts, -1).masked_fill_(tile.outside[:, None], -torch.inf)
+                shape = (len(queries), tile.outside.shape[1], contexts, -1)
+                similar.view(shape).masked_fill_(tile.outside[:, :, None], -torch.inf)
             found[tile.inside] = _answers(similar, queries, keys, labels, self.rules).view(
                 *current[tile.inside].shape[:2], -1
             )
@@ -156,8 +161,8 @@ def nearest_label_map(soft: Tensor, size: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Tile:
-    """inside: rows and columns of the queries; window: of the keys; outside: (queries, keys) bool of the pairs that are
-    too far apart, None for none."""
+    """inside: rows and columns of the queries; window: of the keys; outside: (queries, columns of the window, its rows) bool
+    of the pairs that are too far apart, None for none."""
 
     inside: tuple[slice, slice]
     window: tuple[slice, slice]
@@ -178,7 +183,10 @@ def _sides(height: int, width: int, rules: Rules, device: torch.device) -> tuple
     """Rows and columns of a tile whose similarities to all contexts keep within `WORK`."""
     radius = rules.radius
     allowed = WORK["cuda" if device.type == "cuda" else "cpu"] // (1 + rules.context)
-    rows, columns = (height, width) if device.type == "cuda" or not radius else (min(SIDE, height), min(SIDE, width))
+    rows, columns = height, width
+    if device.type != "cuda" and radius:
+        rows = height if height <= SIDE + 2 * radius else SIDE
+        columns = min(width, max(1, SIDE * SIDE // rows))
 
     def keys(length: int, side: int) -> int:
         return length if not radius else min(length, side + 2 * radius)
@@ -206,12 +214,12 @@ def _tile(inside: tuple[slice, slice], size: tuple[int, int], rules: Rules, devi
         (torch.arange(q.start, q.stop)[:, None] - torch.arange(k.start, k.stop)).abs()
         for q, k in zip(inside, window, strict=True)
     )
-    dy, dx = dy[:, None, :, None], dx[None, :, None, :]
+    dy, dx = dy[:, None, None, :], dx[None, :, :, None]
     if rules.window == "square":
         outside = (dy > rules.radius) | (dx > rules.radius)
     else:
         outside = dy * dy + dx * dx > rules.radius * rules.radius
-    flat = outside.flatten(2).flatten(0, 1)
+    flat = outside.flatten(0, 1)
     return _Tile(inside, (window[0], window[1]), flat.to(device) if bool(flat.any()) else None)
 
 
