@@ -117,6 +117,20 @@ def test_a_boundary_is_one_pixel_towards_the_origin():
     assert not video.boundary(np.ones((5, 5), np.uint8)).any()
 
 
+@pytest.mark.parametrize("reach", [1, 2, 3, 5, 8, 13, 40])
+def test_what_grows_by_the_disk_is_what_lies_within_it(reach):
+    """No gap, no step over the end of a row, for pixels at the frame's edge too."""
+    pixels = np.zeros((23, 31), np.uint8)
+    pixels[0, 0] = pixels[22, 30] = pixels[11, 17] = pixels[0, 30] = 255
+    y, x = np.mgrid[:23, :31]
+    near = np.logical_or.reduce(
+        [(y - a) ** 2 + (x - b) ** 2 <= reach**2 for a, b in zip(*pixels.nonzero(), strict=True)]
+    )
+    row = 31 + reach
+    grown = video._grown(video._bits(pixels, row), row, reach)
+    assert [[grown >> (a * row + b) & 1 for b in range(31)] for a in range(23)] == near.astype(int).tolist()
+
+
 def test_boundaries_count_as_found_within_the_disk_alone():
     truth = clip((5, 5, 8), size=24)  # radius 1
     assert video.evaluate(np.roll(truth, 1, axis=2), truth).f.item() == 1.0
