@@ -337,6 +337,18 @@ def test_frames_without_truth_are_followed_and_not_scored():
         list(video.run(job(Film(of.frames, of.truth, bare=(0,)))))
 
 
+def test_void_in_a_first_mask_is_background_as_the_scorer_has_it():
+    """davis2017-evaluation sets 255 to 0 before it counts objects (davis.py, get_all_masks)."""
+    bare = film(1)
+    void = bare.truth.copy()
+    void[:, -6:] = np.where(void[:, -6:] == 0, measures.VOID, void[:, -6:])
+    asked, expected = job(Film(bare.frames, void)), job(bare)
+    for found, score in zip(video.run(asked), video.run(expected), strict=True):
+        assert (found.value, found.n) == (score.value, score.n)
+    assert asked.delivered.keys() == expected.delivered.keys()
+    assert all(np.array_equal(labels, asked.delivered[name]) for name, labels in expected.delivered.items())
+
+
 def test_clips_that_cannot_be_followed_are_named():
     of = film(1)
     with pytest.raises(ProtocolError, match="film0: the first frame's mask holds no object"):
