@@ -107,6 +107,18 @@ def _as_2017(root: Path) -> Path:
     return make.folder(root, {"ImageSets/2017/val.txt": b"bear\n", **ids})
 
 
+def test_a_clip_of_two_frames_is_named_or_left_out(root: Path, results: Path, score) -> None:
+    for file in root.glob("*/480p/cows/0000[23].*"):
+        file.unlink()
+    code, out, err = score(results, "--data-root", root.parent)
+    assert code and not out
+    assert "the clip cows has 2 frame(s); at least 3 are needed" in err and "--skip-broken" in err
+    code, out, err = score(results, "--data-root", root.parent, "--skip-broken", "--json")
+    assert code == 0 and "evalkit: cows is left out: " in err
+    said = json.loads(out)
+    assert list(said["videos"]) == ["bear"] and list(said["left_out"]) == ["cows"]
+
+
 def test_everything_that_is_wrong_is_listed_at_once(root: Path, results: Path, score) -> None:
     (results / "cows/00001.png").unlink()
     make.folder(results, {

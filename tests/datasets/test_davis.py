@@ -112,6 +112,24 @@ def test_a_clip_of_two_frames_is_named_and_broken(root: Path) -> None:
     assert [problem for problem in verify(root) if "goat has 2 frame(s)" in problem]
 
 
+@pytest.mark.parametrize("annotated", [1, 2])
+def test_a_clip_of_fewer_than_three_masks_is_named_and_broken(tmp_path: Path, annotated: int) -> None:
+    root = davis(tmp_path, {"val": ["bear"]}, frames=5)
+    for number in range(annotated, 5):
+        (root / f"Annotations/480p/bear/{number:05d}.png").unlink()
+    with pytest.raises(BrokenImage, match=rf"the clip bear has {annotated} annotated frame\(s\) of 5; at least 3"):
+        open(root, "val", Config(sparse=True)).truth(0, 0)
+    assert [problem for problem in verify(root) if f"bear has {annotated} annotated frame(s) of 5" in problem]
+
+
+def test_a_first_mask_of_2016_without_object_is_named_and_broken(tmp_path: Path) -> None:
+    root = davis(tmp_path, {"val": ["bear"]}, year=2016)
+    folder(root, {"Annotations/480p/bear/00000.png": encoded(Image.new("L", (24, 18)))})
+    with pytest.raises(BrokenImage, match=r"bear/00000\.png: is the first mask of its clip and holds no object"):
+        open(root, "val", OLD).truth(0, 0)
+    assert open(root, "val", OLD).truth(0, 1).any()
+
+
 def test_a_frame_that_is_there_twice_or_in_an_unread_format_is_named(root: Path) -> None:
     (root / "JPEGImages/480p/goat/00001.png").write_bytes(encoded(plain(24, 18)))
     with pytest.raises(DatasetError, match=r"the clip goat has 1 frames twice: \['00001'\]"):
@@ -172,10 +190,11 @@ def test_all_absent_files_are_listed(root: Path) -> None:
 
 
 def test_masks_may_be_sparse_but_for_the_first(root: Path) -> None:
-    (root / "Annotations/480p/cows/00001.png").unlink()
+    folder(root, {"JPEGImages/480p/cows/00003.jpg": encoded(plain(24, 18), "JPEG")})
     data = open(root, "val", Config(sparse=True))
-    assert data.truth(0, 1) is None
-    assert data.describe()["annotated_frames"] == 5
+    assert data.truth(0, 0) is not None
+    assert data.truth(0, 3) is None
+    assert data.describe()["annotated_frames"] == 6
     (root / "Annotations/480p/cows/00000.png").unlink()
     with pytest.raises(MissingFiles, match=r"cows/00000\.png"):
         open(root, "val", Config(sparse=True))
