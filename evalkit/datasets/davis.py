@@ -202,7 +202,8 @@ def verify(root: Path) -> list[str]:
         problems += [f"{tree}: {short}" for short in [_too_short(clip)] if short and clip.frames]
         problems += _mask_problems(tree, clip)
     strays = _masks(tree, Config.resolution).keys() - {_key(file) for clip in found.values() for file in clip.frames}
-    return [*problems, *(f"{tree}: the mask {'/'.join(key)} belongs to no frame" for key in sorted(strays))]
+    lone = sorted(map("/".join, strays), key=in_number_order)
+    return [*problems, *(f"{tree}: the mask {shown(key)} belongs to no frame" for key in lone)]
 
 
 def numbering(labels: npt.NDArray[np.uint8]) -> str:

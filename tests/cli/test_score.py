@@ -88,6 +88,22 @@ def test_a_zip_without_first_and_last_frames_and_with_another_clip(
     assert json.loads(score(archive, *named)[1])["scores"] == json.loads(score(results, *named)[1])["scores"]
 
 
+def test_frames_and_masks_go_by_number(root: Path, results: Path, score) -> None:
+    """1, 2, 9, 10: sorted as text, frame 10 would be scored and frame 9 would be the last, which is not."""
+    padded = json.loads(score(results, "--data-root", root.parent, "--split", "all", "--json")[1])
+    for place, name in reversed(list(enumerate(("1", "2", "9", "10")))):
+        for file in (*root.glob(f"*/480p/*/{place:05d}.*"), *results.glob(f"*/{place:05d}.png")):
+            file.rename(file.with_stem(name))
+    unpadded = json.loads(score(results, "--data-root", root.parent, "--split", "all", "--json")[1])
+    assert unpadded["scores"] == padded["scores"] and unpadded["videos"] == padded["videos"]
+    for file in results.glob("*/10.png"):
+        file.unlink()
+    assert json.loads(score(results, "--data-root", root.parent, "--json")[1])["scores"] == padded["scores"]
+    for file in results.glob("*/9.png"):
+        file.unlink()
+    assert "cows lacks 1 of 2 masks: 9" in score(results, "--data-root", root.parent)[2]
+
+
 def test_2016_masks_of_0_and_255(tmp_path: Path, score) -> None:
     root = make.davis(tmp_path / "DAVIS", {"val": ["bear"]}, frames=4, year=2016)
     grey = {
