@@ -17,7 +17,7 @@ from dataset_makers import coco, coco_document, encoded, plain
 from dense_makers import coco_outlines, runs
 from pycocotools import mask as coco_mask
 
-from evalkit.datasets.agreement import notes
+from evalkit.datasets.agreement import agreed, notes
 from evalkit.datasets.coco_instances import Config, open, verify
 from evalkit.errors import BrokenImage, DatasetError, MissingFiles
 
@@ -94,6 +94,45 @@ def test_the_background_may_be_a_class_and_crowds_then_are_void(tmp_path: Path) 
     assert [item.label for item in data.objects(0)] == [1, 2, 1]
     wanted = np.select([CAT & DOG, CAT | SECOND, DOG, CROWD], [-1, 1, 2, -1], 0)
     assert np.array_equal(data.pixels(0), wanted)
+
+
+def numbered(first: int, ids: dict[str, int], order: tuple[str, ...]) -> dict[str, Any]:
+    """The usual objects, the categories with these ids and listed in this order."""
+    document = coco_outlines(first=first)
+    names = {row["id"]: row["name"] for row in document["categories"]}
+    rows = [row | {"category_id": ids[names[row["category_id"]]]} for row in document["annotations"]]
+    return document | {"annotations": rows, "categories": [{"id": ids[name], "name": name} for name in order]}
+
+
+IDS, SWAPPED = {"cat": 1, "dog": 3, "unseen": 5}, {"cat": 3, "dog": 1, "unseen": 5}
+LISTED = ("cat", "dog", "unseen")
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize(
+    ("ids", "order"),
+    [(IDS, LISTED), (SWAPPED, LISTED), (IDS, ("dog", "unseen", "cat")), (SWAPPED, ("dog", "cat", "unseen"))],
+    ids=["same", "other ids", "other order", "both"],
+)
+def test_labels_go_by_name_whatever_ids_and_order_a_split_has(
+    tmp_path: Path, ids: dict[str, int], order: tuple[str, ...], background: bool
+) -> None:
+    root = coco(tmp_path, numbered(1, IDS, LISTED), numbered(5, ids, order))
+    train: Any = open(root, "train", Config(background=background))
+    test: Any = agreed(train, open(root, "val", Config(background=background)))
+    assert test.classes == train.classes == (("background",) if background else ()) + LISTED
+    assert np.array_equal(test.pixels(0), train.pixels(0)) and {0, 1} < set(np.unique(test.pixels(0)).tolist())
+    assert [item.label for item in test.objects(0)] == [item.label for item in train.objects(0)]
+    assert [train.classes[item.label] for item in test.objects(0)] == ["cat", "dog", "cat"]
+    assert any("labels go by the names" in note for note in notes(test.describe())) == (order != LISTED)
+
+
+def test_a_category_that_only_the_other_split_has_is_refused(tmp_path: Path) -> None:
+    other = numbered(5, IDS, LISTED)
+    other["categories"][1]["name"] = "wolf"
+    root = coco(tmp_path, numbered(1, IDS, LISTED), other)
+    with pytest.raises(DatasetError, match="the split 'val' has 1 classes that 'train' lacks: wolf;"):
+        agreed(open(root, "train", Config()), open(root, "val", Config()))
 
 
 def test_run_length_codes_in_all_three_forms(tmp_path: Path) -> None:

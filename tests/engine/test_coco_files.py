@@ -1,4 +1,4 @@
-"""COCO files whose annotations cannot be, measured: an error in one line, or with --skip-broken without their photos."""
+"""COCO files measured: annotations that cannot be are an error or, with --skip-broken, left out; labels go by name."""
 
 from __future__ import annotations
 
@@ -64,3 +64,27 @@ def test_an_annotation_that_cannot_be_is_named_counted_and_may_be_skipped(tmp_pa
     lost = [f"{bad['image_id']:012d}.jpg"] if case != "box" else [str(bad["id"] + n) for n in range(3)]
     assert facts["skipped"] == lost
     assert [ids for ids in facts["annotations_left_out"].values()] == [[bad["id"]]]
+
+
+@pytest.mark.parametrize(
+    ("ids", "order"), [({7: 3, 3: 7}, (0, 1, 2)), ({}, (1, 0, 2))], ids=["other ids", "other order"]
+)
+def test_a_split_that_numbers_the_categories_otherwise_gives_the_same_score(
+    tmp_path: Path, ids: dict[int, int], order: tuple[int, ...]
+) -> None:
+    recipe = catalog.recipe("seg-linear-coco-mmc")
+    recipe = replace(recipe, config={**recipe.config, **TINY, "rate": 0.1, "steps": 12})
+    scores = []
+    for name, numbers, places in (("same", {}, (0, 1, 2)), ("other", ids, order)):
+        val = coco_outlines(3, first=7)
+        for row in val["annotations"]:
+            row["category_id"] = numbers.get(row["category_id"], row["category_id"])
+        for row in val["categories"]:
+            row["id"] = numbers.get(row["id"], row["id"])
+        val["categories"] = [val["categories"][place] for place in places]
+        coco(tmp_path / name / "coco", coco_outlines(3), val)
+        asked = Options(data_root=tmp_path / name, out=tmp_path / name, cache=tmp_path / name / "cache")
+        (made,) = Session(asked).run(load("pixels"), [recipe], {})
+        assert made.record is not None, made.error
+        scores.append([(score["name"], score["value"], score["n"]) for score in made.record.scores])
+    assert scores[0] == scores[1]
