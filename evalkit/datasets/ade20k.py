@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from evalkit.datasets import ade_names, dense
+from evalkit.datasets import ade_names, beside, dense
 from evalkit.datasets.files import Tree
 from evalkit.datasets.listing import Photos
 from evalkit.errors import DatasetError, MissingFiles, UnknownName
@@ -49,13 +49,14 @@ def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
 def open(root: Path, split: str, config: Config) -> Dataset:
     """The photos of "training" or "validation" by name, a `Segmented` data set.
 
-    Raises MissingFiles, which lists every photo without mask; DatasetError for another split.
+    Raises MissingFiles, which lists every photo without mask; DatasetError for another split, and for images that are no .jpg.
     """
     if split not in SPLITS:
         raise DatasetError(f"ade20k has no split {split!r} with masks; allowed: training, validation")
     tree = Tree.open(root).rooted(["annotations"])
     part = SPLITS[split]
-    names = [Path(path).stem for path in tree.names((".jpg",), under=f"images/{part}")]
+    found, facts = beside.photos(tree, f"images/{part}", (".jpg",))
+    names = [Path(path).stem for path in found]
     if not names:
         raise MissingFiles(f"{tree} has no photos in images/{part}.\nExpected:\n{LAYOUT}")
     masks = {name: f"annotations/{part}/{name}.png" for name in names}
@@ -65,7 +66,7 @@ def open(root: Path, split: str, config: Config) -> Dataset:
     meaning = {0: -1} | {number: kept.index(name) if name in kept else -1 for number, name in enumerate(whole, start=1)}
     photos = Photos(tree.within(f"images/{part}"), "{}.jpg")
     maps = dense.IndexMasks(tree, masks, meaning)
-    return dense.label_maps("ade20k", split, kept, names, photos=photos, maps=maps)
+    return dense.label_maps("ade20k", split, kept, names, photos=photos, maps=maps, facts=facts)
 
 
 def verify(root: Path) -> list[str]:

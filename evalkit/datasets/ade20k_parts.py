@@ -25,7 +25,7 @@ from typing import Literal
 
 import numpy as np
 
-from evalkit.datasets import ade20k_lists, dense, images
+from evalkit.datasets import ade20k_lists, beside, dense, images
 from evalkit.datasets.ade20k_lists import SPLITS, PartList
 from evalkit.datasets.files import Tree
 from evalkit.datasets.listing import Photos
@@ -128,6 +128,9 @@ class Masks:
         return found
 
 
+_BESIDE = (".png", ".json", ".txt")
+"""Endings of what the release has beside its photos."""
+
 _HIGH = (np.arange(256) // 10 * 256).astype(np.uint16)
 
 
@@ -147,13 +150,12 @@ def open(root: Path, split: str, config: Config) -> Dataset:
     tree = _tree(root)
     table = ade20k_lists.read(config.classes)
     folder = ade20k_lists.folder(split)
-    there = tree.names(under=folder)
-    names = [path[len(folder) + 1 : -4] for path in there if path.lower().endswith(".jpg")]
+    names = [path[len(folder) + 1 : -4] for path in _photos(tree, folder)]
     if not names:
         raise MissingFiles(f"{tree} has no photos in {folder}.\nExpected:\n{LAYOUT}")
     files = {name: f"{folder}/{name}" for name in names}
     dense.require(tree, (f"{path}_seg.png" for path in files.values()), LAYOUT)
-    present = set(there)
+    present = set(tree.names(under=folder))
     parts = frozenset(name for name, path in files.items() if f"{path}_parts_1.png" in present)
     classes = [part.title for part in table.parts] if config.labels == "parts" else [name for name, _ in table.objects]
     photos = Photos(tree.within(folder), "{}.jpg")
@@ -168,7 +170,11 @@ def verify(root: Path) -> list[str]:
     problems = []
     for split, published in OFFICIAL.items():
         folder = ade20k_lists.folder(split)
-        names = [path[:-4] for path in tree.names((".jpg",), under=folder)]
+        try:
+            names = [path[:-4] for path in _photos(tree, folder)]
+        except DatasetError as error:
+            problems.append(str(error))
+            continue
         if len(names) != published:
             problems.append(f"the split {split!r} has {len(names):,} photos; {published:,} are published")
         problems += dense.problems([partial(_unlabelled, tree, split, names)]) if names else []
@@ -196,6 +202,11 @@ def write_classes(root: Path, out: Path | None, *, objects: str = "", least: int
 
 def _tree(root: Path) -> Tree:
     return Tree.open(root).rooted(["images/ADE"])
+
+
+def _photos(tree: Tree, folder: str) -> list[str]:
+    """The photos of a folder, sorted; masks and notes lie beside them. Raises DatasetError for images of other endings."""
+    return beside.photos(tree, folder, (".jpg",), wanted=lambda name: not name.lower().endswith(_BESIDE))[0]
 
 
 def _unlabelled(tree: Tree, split: str, paths: Sequence[str]) -> Dataset:

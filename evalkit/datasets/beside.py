@@ -8,7 +8,7 @@ exist for a `Tree`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,16 +23,23 @@ PASSED_OVER = "files_passed_over"
 _NAMED = 5
 
 
-def photos(tree: Tree, under: str, suffixes: Sequence[str] = images.SUFFIXES) -> tuple[list[str], Mapping[str, Any]]:
+def photos(
+    tree: Tree,
+    under: str,
+    suffixes: Sequence[str] = images.SUFFIXES,
+    *,
+    wanted: Callable[[str], bool] = lambda name: True,
+) -> tuple[list[str], Mapping[str, Any]]:
     """The images below a folder, sorted, and what `describe` says of the other files; empty where there are none.
 
-    suffixes: the endings that are used, lower case. Raises DatasetError, which names them, for images of other endings.
+    suffixes: the endings that are used, lower case. wanted: whether a file is looked at all; the others are not counted.
+    Raises DatasetError, which names them, for images of other endings.
     """
     ends = tuple(suffixes)
-    used = tree.names(ends, under=under)
+    used = list(filter(wanted, tree.names(ends, under=under)))
     known, strange, passed = set(used), [], Counter[str]()
     for name in tree.names(under=under):
-        if name in known:
+        if name in known or not wanted(name):
             continue
         if _is_image(tree, name):
             strange.append(name)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from evalkit.datasets import dense
+from evalkit.datasets import beside, dense
 from evalkit.datasets.files import Tree
 from evalkit.datasets.listing import Photos
 from evalkit.errors import DatasetError, MissingFiles
@@ -66,13 +66,14 @@ def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
 def open(root: Path, split: str, config: Config) -> Dataset:
     """The photos of "train" or "val" by city and name, a `Segmented` data set.
 
-    Raises MissingFiles, which lists every photo without mask; DatasetError for another split.
+    Raises MissingFiles, which lists every photo without mask; DatasetError for another split, and for images of other names.
     """
     if split not in OFFICIAL:
         raise DatasetError(f"cityscapes has no split {split!r} with public masks; allowed: train, val")
     tree = Tree.open(root).rooted(["gtFine"])
     folder = f"leftImg8bit/{split}"
-    names = [path[len(folder) + 1 : -len(PHOTO)] for path in tree.names((PHOTO.lower(),), under=folder)]
+    found, facts = beside.photos(tree, folder, (PHOTO.lower(),))
+    names = [path[len(folder) + 1 : -len(PHOTO)] for path in found]
     if not names:
         raise MissingFiles(f"{tree} has no photos in {folder}.\nExpected:\n{LAYOUT}")
     masks = {name: f"gtFine/{split}/{name}{MASK}" for name in names}
@@ -80,7 +81,7 @@ def open(root: Path, split: str, config: Config) -> Dataset:
     meaning = dict.fromkeys(range(LAST + 1), -1) | {id: label for label, id in enumerate(CLASSES)}
     photos = Photos(tree.within(folder), f"{{}}{PHOTO}")
     maps = dense.IndexMasks(tree, masks, meaning)
-    return dense.label_maps("cityscapes", split, tuple(CLASSES.values()), names, photos=photos, maps=maps)
+    return dense.label_maps("cityscapes", split, tuple(CLASSES.values()), names, photos=photos, maps=maps, facts=facts)
 
 
 def verify(root: Path) -> list[str]:

@@ -6,8 +6,9 @@
 One sample per photo with at least one object, sorted by file name; crowds are no objects. Both kinds: `objects` gives
 each outline as a mask (`Instances`), `pixels` a category for every pixel (`Segmented`). Outlines become masks by
 pycocotools, as the official evaluation makes them; a polygon thinner than a pixel gives a mask without pixels. Annotations
-that outline nothing (no polygon, or none of three corners) are left out and counted, as detectron2 does. Classes are
-all categories of the JSON file in its order (80 thing classes).
+that outline nothing (no polygon, or none of three corners) are left out and counted, as detectron2 does; the photo of an
+outline or a box that cannot be (it leaves the photo, a code that cannot be decoded) is broken. Classes are all categories
+of the JSON file in its order (80 thing classes).
 
 Source: cocodataset.org. Annotations CC BY 4.0; each photo has its own licence, which the JSON names.
 """
@@ -28,7 +29,7 @@ from evalkit.datasets.coco_outlines import Outline, filled
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Photos
 from evalkit.errors import DatasetError
-from evalkit.types import Dataset, Outlined, SplitSize
+from evalkit.types import Outlined, SplitSize
 
 ALIASES = {"coco": ("COCO", "coco2017", "COCO2017", "mscoco", "MSCOCO")}
 LAYOUT = "  <root>/annotations/instances_{train,val}2017.json\n  <root>/{train,val}2017/*.jpg"
@@ -69,6 +70,8 @@ class Outlines:
     config: Config
     left_out: Mapping[str, list[int]] = field(default_factory=dict, repr=False)
     """Ids of annotations that outline nothing, or not all of what they say, by reason."""
+    unusable: Sequence[coco_json.Unusable] = field(default=(), repr=False)
+    """Annotations that are not in `of`, since their outlines or boxes cannot be."""
 
     def where(self, group: str) -> str:
         """The annotation file and the photo."""
@@ -133,11 +136,11 @@ def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
     return {split: SplitSize(80 + config.background, photos) for split, photos in coco_json.PHOTOS.items()}
 
 
-def open(root: Path, split: str, config: Config) -> Dataset:
+def open(root: Path, split: str, config: Config) -> Objects:
     """The photos of "train" or "val" that have an object.
 
     Raises MissingFiles, which lists every photo that is needed and absent; DatasetError for another split, a file of
-    another task, doubled ids, boxes and outlines that cannot be.
+    another task, doubled ids and references to nothing.
     """
     if split not in coco_json.SPLITS:
         raise DatasetError(f"coco_instances has no split {split!r} with instances; allowed: train, val")
@@ -147,13 +150,15 @@ def open(root: Path, split: str, config: Config) -> Dataset:
     if not tree.exists(path):
         raise missing(str(tree), [path], LAYOUT)
     classes, outlines = _read(tree, path, config)
-    groups = [group for group, items in outlines.of.items() if not all(item.crowd for item in items)]
+    broken = coco_json.broken(outlines.unusable, path)
+    groups = [group for group, items in outlines.of.items() if group in broken or not all(item.crowd for item in items)]
     coco_json.require_photos(tree, year, groups, layout=LAYOUT)
-    made = dense.label_maps("coco_instances", split, classes, groups, photos=Photos(tree.within(year)), maps=outlines)
+    photos = Photos(tree.within(year), broken=broken)
+    made = dense.label_maps("coco_instances", split, classes, groups, photos=photos, maps=outlines)
     facts: dict[str, Any] = {"objects": sum(not item.crowd for group in groups for item in outlines.of[group])}
     facts["photos"] = len(outlines.sizes)
-    if outlines.left_out:
-        facts["annotations_left_out"] = dict(outlines.left_out)
+    if left_out := {**outlines.left_out, **coco_json.left_out(outlines.unusable)}:
+        facts["annotations_left_out"] = left_out
     return Objects("coco_instances", split, made.classes, made.samples, made.pictures, facts, maps=outlines)
 
 
@@ -165,7 +170,8 @@ def verify(root: Path) -> list[str]:
     problems = []
     for split in ("train", "val"):
         try:
-            open(root, split, Config())
+            data = open(root, split, Config())
+            coco_json.refuse(data.maps.path, list(map(str, data.maps.unusable)))
         except DatasetError as error:
             problems.append(str(error))
     return problems
@@ -179,23 +185,27 @@ def _read(tree: Tree, path: str, config: Config) -> tuple[list[str], Outlines]:
     images = {row["id"]: row for row in coco_json.unique(document["images"], where, "image")}
     labels = {id: label for label, id in enumerate(categories, start=int(config.background))}
     rows = coco_json.unique(document["annotations"], where, "annotation")
-    problems, found = [], []
+    lost, found = [], []
     left_out: dict[str, list[int]] = {}
+    unusable: list[coco_json.Unusable] = []
     for each in rows:
         row, odd = coco_outlines.cleared(each)
         if odd:
             left_out.setdefault(odd, []).append(row["id"])
         if odd in (coco_outlines.NOTHING, coco_outlines.SHORT):
             continue
-        problem = coco_json.place_problem(row, images, labels) or coco_outlines.problem(row, images[row["image_id"]])
-        if problem:
-            problems.append(f"annotation {row['id']}: {problem}")
+        if problem := coco_json.reference_problem(row, images, labels):
+            lost.append(f"annotation {row['id']}: {problem}")
+            continue
+        photo = images[row["image_id"]]
+        if problem := coco_json.box_problem(row, photo) or coco_outlines.problem(row, photo):
+            unusable.append(coco_json.Unusable(row["id"], photo["file_name"], row["category_id"], problem))
         else:
-            photo = images[row["image_id"]]
             found.append((photo["file_name"], coco_outlines.outline(row, labels[row["category_id"]], photo)))
-    coco_json.refuse(where, problems)
+    coco_json.refuse(where, lost)
     found.sort(key=lambda item: (item[0], item[1].id))
     of = {photo: tuple(item for _, item in items) for photo, items in groupby(found, key=lambda item: item[0])}
+    of = {photo: of.get(photo, ()) for photo in sorted({*of, *(item.photo for item in unusable)})}
     sizes = {row["file_name"]: (row["width"], row["height"]) for row in images.values()}
     names = [*(["background"] if config.background else []), *categories.values()]
-    return names, Outlines(where, sizes, of, config, left_out)
+    return names, Outlines(where, sizes, of, config, left_out, unusable)

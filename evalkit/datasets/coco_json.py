@@ -9,7 +9,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from evalkit.datasets.files import Tree, missing
 from evalkit.errors import DatasetError
@@ -28,6 +28,9 @@ SLACK = 1.0
 
 SHOWN = 5
 """Problems that a message lists."""
+
+UNUSABLE = "that cannot be used, so that their photos are broken"
+"""The reason of annotations that `Unusable` holds, as the facts of a data set have it."""
 
 
 def document(tree: Tree, path: str, *, needs: Needs, holds: str) -> dict[str, Any]:
@@ -75,13 +78,23 @@ def category_names(document: Mapping[str, Any], where: str) -> dict[int, str]:
 
 
 def place_problem(row: Mapping[str, Any], images: Mapping[Any, Any], categories: Iterable[Any]) -> str:
-    """What is wrong with an annotation's references and box, "" where nothing is: no listed image or category, no four
-    finite numbers, a negative side, more than a pixel outside the photo."""
-    image, box = images.get(row["image_id"]), row["bbox"]
-    if image is None:
+    """What is wrong with an annotation's references and box, "" where nothing is."""
+    return reference_problem(row, images, categories) or box_problem(row, images[row["image_id"]])
+
+
+def reference_problem(row: Mapping[str, Any], images: Mapping[Any, Any], categories: Iterable[Any]) -> str:
+    """That an annotation names an image or a category that is not listed, "" where both are."""
+    if row["image_id"] not in images:
         return f"its image {row['image_id']} is not listed"
     if row["category_id"] not in categories:
         return f"its category {row['category_id']} is not listed"
+    return ""
+
+
+def box_problem(row: Mapping[str, Any], image: Mapping[str, Any]) -> str:
+    """What is wrong with an annotation's box, "" where nothing is: no four finite numbers, a negative side, more than a pixel
+    outside the photo. image: the entry of its photo."""
+    box = row["bbox"]
     if len(box) != 4 or not finite(box):
         return f"its box {box} is not four finite numbers"
     x, y, width, height = box
@@ -107,8 +120,40 @@ def corners(box: Sequence[float]) -> Box:
 def refuse(where: str, problems: Sequence[str]) -> None:
     """Raises DatasetError with the first problems and the count of the others, where there are any."""
     if problems:
-        more = f" ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise DatasetError(f"{where}: {'; '.join(problems[:SHOWN])}{more}")
+        raise DatasetError(f"{where}: {_first(problems)}")
+
+
+def _first(problems: Sequence[str]) -> str:
+    more = f" ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return f"{'; '.join(problems[:SHOWN])}{more}"
+
+
+class Unusable(NamedTuple):
+    """An annotation whose box or outline cannot be: its id, the photo's file name, the category's id, and what is wrong.
+
+    The photo is broken then, not the file: what else it holds can be measured where broken images may be left out.
+    """
+
+    id: int
+    photo: str
+    category: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"annotation {self.id}: {self.why}"
+
+
+def broken(found: Iterable[Unusable], path: str) -> dict[str, str]:
+    """What is wrong by photo, for `Photos.broken`. path: of the annotation file."""
+    of: dict[str, list[str]] = {}
+    for item in found:
+        of.setdefault(item.photo, []).append(str(item))
+    return {photo: f"in {path}, {_first(problems)}" for photo, problems in of.items()}
+
+
+def left_out(found: Sequence[Unusable]) -> dict[str, list[int]]:
+    """Their ids by reason, for the facts of a data set; empty where there are none."""
+    return {UNUSABLE: [item.id for item in found]} if found else {}
 
 
 def require_photos(tree: Tree, year: str, photos: Iterable[str], *, layout: str) -> None:

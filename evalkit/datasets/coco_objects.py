@@ -5,7 +5,8 @@
 
 One sample per instance whose box is large enough, never a crowd; classes are the categories with enough instances in
 both splits, in the order of the JSON. A box becomes the centred square of its longer side, so that the crop keeps the
-object's proportions; a part outside the photo is black. Samples are sorted by photo, then by annotation id.
+object's proportions; a part outside the photo is black. Samples are sorted by photo, then by annotation id. The photo of a
+box that cannot be is broken.
 
 Source: cocodataset.org. Annotations CC BY 4.0; each photo has its own licence, which the JSON names.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
@@ -64,11 +65,13 @@ class Instance(NamedTuple):
 
 
 class Annotations(NamedTuple):
-    """What is used of one JSON file. sizes: (width, height) of each photo; categories: names by id, in their order."""
+    """What is used of one JSON file. sizes: (width, height) of each photo; categories: names by id, in their order; unusable:
+    annotations whose boxes cannot be."""
 
     categories: Mapping[int, str]
     sizes: Mapping[str, tuple[int, int]]
     instances: Sequence[Instance]
+    unusable: Sequence[coco_json.Unusable]
 
 
 def published(folder: str, config: Config) -> Mapping[str, SplitSize]:
@@ -80,7 +83,7 @@ def open(root: Path, split: str, config: Config) -> Dataset:
     """The instances of "train" or "val". Both JSON files are read, since the categories depend on both.
 
     Raises MissingFiles, which lists every photo that is needed and absent; DatasetError for another split, a file of
-    another task, doubled ids, boxes that cannot be, or too few instances of every category.
+    another task, doubled ids, references to nothing, or too few instances of every category.
     """
     if split not in coco_json.SPLITS:
         raise DatasetError(f"coco_objects has no split {split!r} with instances; allowed: train, val")
@@ -96,10 +99,15 @@ def open(root: Path, split: str, config: Config) -> Dataset:
         raise DatasetError(f"{tree}: no category has {config.min_train} train and {config.min_test} val instances")
     table, name = year[coco_json.SPLITS[split]], coco_json.SPLITS[split]
     chosen = [instance for instance in large[name] if instance.category in labels]
-    coco_json.require_photos(tree, name, {instance.photo for instance in chosen}, layout=LAYOUT)
-    photos = Photos(tree.within(name), sizes=table.sizes)
-    facts = {"photos": len(table.sizes)}
-    return Listing("coco_objects", split, tuple(labels), tuple(_samples(chosen, labels, config.square)), photos, facts)
+    found = [*_samples(chosen, labels, config.square), *_broken_samples(table, labels)]
+    samples = tuple(sorted(found, key=lambda sample: (sample.group, int(sample.id))))
+    coco_json.require_photos(tree, name, {sample.group for sample in samples}, layout=LAYOUT)
+    broken = coco_json.broken(table.unusable, _json(name))
+    facts: dict[str, Any] = {"photos": len(table.sizes)}
+    if table.unusable:
+        facts["annotations_left_out"] = coco_json.left_out(table.unusable)
+    photos = Photos(tree.within(name), sizes=table.sizes, broken=broken)
+    return Listing("coco_objects", split, tuple(labels), samples, photos, facts)
 
 
 def verify(root: Path) -> list[str]:
@@ -108,7 +116,9 @@ def verify(root: Path) -> list[str]:
     problems = []
     for name in ("train2017", "val2017"):
         try:
-            coco_json.require_photos(tree, name, instances(tree, name).sizes, layout=LAYOUT)
+            found = instances(tree, name)
+            coco_json.refuse(tree.where(_json(name)), list(map(str, found.unusable)))
+            coco_json.require_photos(tree, name, found.sizes, layout=LAYOUT)
         except DatasetError as error:
             problems.append(str(error))
     return problems
@@ -117,8 +127,7 @@ def verify(root: Path) -> list[str]:
 def instances(tree: Tree, name: str) -> Annotations:
     """The checked content of `annotations/instances_<name>.json`, crowds left out, sorted by photo and id.
 
-    Raises MissingFiles, or DatasetError for a file of another task, doubled ids, references to nothing, and boxes that
-    cannot be: no four finite numbers, negative, more than a pixel outside the photo.
+    Raises MissingFiles, or DatasetError for a file of another task, doubled ids and references to nothing.
     """
     path = _json(name)
     where = tree.where(path)
@@ -127,16 +136,22 @@ def instances(tree: Tree, name: str) -> Annotations:
     images = {row["id"]: row for row in coco_json.unique(document["images"], where, "image")}
     sizes = {row["file_name"]: (row["width"], row["height"]) for row in images.values()}
     found: list[Instance] = []
-    bad: list[str] = []
+    lost: list[str] = []
+    unusable: list[coco_json.Unusable] = []
     for row in coco_json.unique(document["annotations"], where, "annotation"):
-        problem = coco_json.place_problem(row, images, categories)
-        if problem:
-            bad.append(f"annotation {row['id']}: {problem}")
-        elif not row.get("iscrowd"):
-            photo = str(images[row["image_id"]]["file_name"])
-            found.append(Instance(row["id"], photo, categories[row["category_id"]], coco_json.corners(row["bbox"])))
-    coco_json.refuse(where, bad)
-    return Annotations(categories, sizes, sorted(found, key=lambda item: (item.photo, item.id)))
+        if problem := coco_json.reference_problem(row, images, categories):
+            lost.append(f"annotation {row['id']}: {problem}")
+            continue
+        if row.get("iscrowd"):
+            continue
+        image = images[row["image_id"]]
+        if problem := coco_json.box_problem(row, image):
+            unusable.append(coco_json.Unusable(row["id"], image["file_name"], row["category_id"], problem))
+        else:
+            category = categories[row["category_id"]]
+            found.append(Instance(row["id"], image["file_name"], category, coco_json.corners(row["bbox"])))
+    coco_json.refuse(where, lost)
+    return Annotations(categories, sizes, sorted(found, key=lambda item: (item.photo, item.id)), unusable)
 
 
 def _json(name: str) -> str:
@@ -157,6 +172,13 @@ def _fitting(instances: Iterable[Instance], config: Config) -> list[Instance]:
 def _samples(instances: Iterable[Instance], labels: Mapping[str, int], square: bool) -> Iterable[Sample]:
     for item in instances:
         yield Sample(str(item.id), item.photo, labels[item.category], squared(item.box) if square else item.box)
+
+
+def _broken_samples(table: Annotations, labels: Mapping[str, int]) -> Iterable[Sample]:
+    """Of annotations whose boxes cannot be: whoever reads their photos is told, or leaves them out."""
+    for item in table.unusable:
+        if (category := table.categories[item.category]) in labels:
+            yield Sample(str(item.id), item.photo, labels[category])
 
 
 def _require_files(tree: Tree) -> None:

@@ -7,9 +7,9 @@
 
 One sample per clip, in the order of the list; split "all" takes every clip folder, sorted, and needs no list. The folder
 480p may be left out or have another name. Frames are sorted by name, the numbers in it as numbers; a mask belongs to the
-frame of the same name. Every frame needs a mask (`sparse` allows only the first), of the frame's size. Objects are
-numbered from 1 in the first mask without gaps. <root> is a folder or a .zip, which may hold a single top folder such as
-DAVIS/.
+frame of the same name. Every frame needs a mask (`sparse` allows fewer: the first, and two more, since the first and the
+last are not scored), of the frame's size. Objects are numbered from 1 in the first mask without gaps. <root> is a folder
+or a .zip, which may hold a single top folder such as DAVIS/.
 
 Source: Pont-Tuset et al., arXiv:1704.00675; Perazzi et al., CVPR 2016; davischallenge.org, "TrainVal - Images and
 Annotations (480p)". With the annotations of 2017, year 2016 takes all objects of a clip together.
@@ -55,8 +55,8 @@ class Config:
     """year: 2017 reads masks as ids, 2016 everything above 0 as the one object (Perazzi et al. 2016 have 0 and 255).
 
     resolution: the folder between JPEGImages and the clips; where there is none of this name, the clips may lie in
-    JPEGImages itself. sparse: frames after the first may lack a mask, as in test-dev and where each fifth frame is
-    annotated; such frames are never scored.
+    JPEGImages itself. sparse: frames after the first may lack a mask, as where each fifth frame is annotated; such frames
+    are never scored. A clip of fewer than three masks (test-dev has one) is broken: none of its frames would be.
     """
 
     year: Literal[2016, 2017] = 2017
@@ -107,8 +107,8 @@ class Reels:
         return picture
 
     def truth(self, group: str, number: int) -> npt.NDArray[np.uint8] | None:
-        """A label map, see `evalkit.types.Clips`. Raises BrokenImage, in the first frame for ids with gaps and for
-        a clip of fewer than three frames too."""
+        """A label map, see `evalkit.types.Clips`. Raises BrokenImage, in the first frame for ids with gaps, for no object,
+        and for a clip of fewer than three masks too."""
         name = self.clips[group].masks[number]
         if number == 0 and (problem := _too_short(self.clips[group])):
             raise BrokenImage(f"{self.tree}: {problem}")
@@ -120,7 +120,7 @@ class Reels:
         if labels.shape != size[::-1]:
             raise BrokenImage(f"{where}: is {labels.shape[::-1]} pixels, but its frame is {size}")
         if self.year == 2016:
-            return (labels > 0).astype(np.uint8)
+            labels = (labels > 0).astype(np.uint8)
         if number == 0 and (problem := numbering(labels)):
             raise BrokenImage(f"{where}: {problem}")
         return labels
@@ -202,7 +202,8 @@ def verify(root: Path) -> list[str]:
         problems += [f"{tree}: {short}" for short in [_too_short(clip)] if short and clip.frames]
         problems += _mask_problems(tree, clip)
     strays = _masks(tree, Config.resolution).keys() - {_key(file) for clip in found.values() for file in clip.frames}
-    return [*problems, *(f"{tree}: the mask {'/'.join(key)} belongs to no frame" for key in sorted(strays))]
+    lone = sorted(map("/".join, strays), key=in_number_order)
+    return [*problems, *(f"{tree}: the mask {shown(key)} belongs to no frame" for key in lone)]
 
 
 def numbering(labels: npt.NDArray[np.uint8]) -> str:
@@ -218,12 +219,13 @@ def numbering(labels: npt.NDArray[np.uint8]) -> str:
 
 
 def _too_short(clip: Clip) -> str:
-    """Why no frame of a clip is ever scored, "" where some are: the first and the last do not count."""
-    if len(clip.frames) > 2:
+    """Why no frame of a clip is ever scored, "" where some are: the first and the last that have a mask do not count."""
+    annotated = sum(mask is not None for mask in clip.masks)
+    if annotated > 2:
         return ""
-    return (
-        f"the clip {shown(clip.name)} has {len(clip.frames)} frame(s); at least 3 are needed, the ends are not scored"
-    )
+    frames = len(clip.frames)
+    count = f"{frames} frame(s)" if frames < 3 else f"{annotated} annotated frame(s) of {frames}"
+    return f"the clip {shown(clip.name)} has {count}; at least 3 are needed, the ends are not scored"
 
 
 def _mask_problems(tree: Tree, clip: Clip) -> Iterator[str]:

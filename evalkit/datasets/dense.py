@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -102,11 +102,18 @@ class LabelMaps(Listing):
 
 
 def label_maps(
-    name: str, split: str, classes: Sequence[str], groups: Iterable[str], *, photos: Photos, maps: Maps
+    name: str,
+    split: str,
+    classes: Sequence[str],
+    groups: Iterable[str],
+    *,
+    photos: Photos,
+    maps: Maps,
+    facts: Mapping[str, Any] | None = None,
 ) -> LabelMaps:
-    """The data set of these groups, in this order: each a sample without label, box None."""
+    """The data set of these groups, in this order: each a sample without label, box None. facts: as of a `Listing`."""
     samples = tuple(Sample(group, group, -1) for group in groups)
-    return LabelMaps(name, split, tuple(classes), samples, Paired(photos, maps), maps=maps)
+    return LabelMaps(name, split, tuple(classes), samples, Paired(photos, maps), facts or {}, maps=maps)
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,14 @@ class Photos:
     """One image file per group. pattern: its path in the tree, "{}" standing for the group.
 
     sizes: (width, height) in pixels that the annotation of a group was made for; a photo of another size is broken,
-    because its boxes would lie somewhere else.
+    because its boxes would lie somewhere else. broken: what is wrong with the annotation of a group; such a photo is as one
+    that cannot be decoded, so that whoever may leave out the one leaves out the other.
     """
 
     tree: Tree
     pattern: str = "{}"
     sizes: Mapping[str, tuple[int, int]] | None = None
+    broken: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def root(self) -> str:
@@ -57,7 +59,7 @@ class Photos:
 
     def image(self, group: str) -> Image:
         """The decoded image of a group. Raises BrokenImage; MissingFiles where the file has gone."""
-        name = self.path(group)
+        name = self._usable(group)
         try:
             data = self.tree.read(name)
         except MissingFiles:
@@ -74,12 +76,22 @@ class Photos:
 
     def size(self, group: str) -> tuple[int, int]:
         """(width, height) in pixels of the upright image of a group, from its header. Raises as `image`."""
-        name = self.path(group)
+        name = self._usable(group)
         return images.upright_size(self.tree.read(name), self.tree.where(name))
 
     def digest(self, groups: Sequence[str]) -> tuple[str, str]:
-        """As `Tree.digest`, over the files of these groups."""
-        return self.tree.digest(self.path(group) for group in groups)
+        """As `Tree.digest`, over the files of these groups, and what is wrong with their annotations."""
+        content, how = self.tree.digest(self.path(group) for group in groups)
+        if wrong := sorted((group, self.broken[group]) for group in groups if group in self.broken):
+            content = hashlib.sha256(f"{content} {wrong}".encode("utf-8", "surrogateescape")).hexdigest()
+            how = f"{how}, and what is wrong with annotations"
+        return content, how
+
+    def _usable(self, group: str) -> str:
+        name = self.path(group)
+        if why := self.broken.get(group):
+            raise BrokenImage(f"{self.tree.where(name)}: {why}")
+        return name
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from evalkit.datasets import dense, images
+from evalkit.datasets import beside, dense, images
 from evalkit.datasets.files import Tree, missing
 from evalkit.datasets.listing import Photos
 from evalkit.errors import CatalogError, DatasetError, MissingFiles
@@ -62,7 +63,7 @@ def open(root: Path, split: str, config: Config) -> Dataset:
     """The photos of a split, sorted by path: a `Segmented` data set whose groups are the paths below the split's folder.
 
     Raises MissingFiles where the split, classes.txt or the mask of a photo is absent; DatasetError for masks without
-    photo, two photos of one name, and class names that are none.
+    photo, two photos of one name, class names that are none, and, where no ending is asked for, images that are not read.
     """
     folders = [folder.replace("{split}", split).strip("/") for folder in (config.images, config.masks)]
     tree = Tree.open(root).rooted(folders)
@@ -70,7 +71,7 @@ def open(root: Path, split: str, config: Config) -> Dataset:
         if not split or not tree.exists(folder):
             raise MissingFiles(f"{tree} has no {folder}, where the split {split!r} lies.\nExpected:\n{LAYOUT}")
     classes = _classes(tree, config)
-    photos = _by_name(tree, folders[0], config.photo_ending)
+    photos, facts = _photos(tree, folders[0], config.photo_ending)
     masks = _by_name(tree, folders[1], config.mask_ending)
     _require_pairs(tree, photos, masks, folders)
     groups = {photo: masks[name] for name, photo in photos.items()}
@@ -85,6 +86,7 @@ def open(root: Path, split: str, config: Config) -> Dataset:
         maps=dense.IndexMasks(
             tree.within(folders[1]), groups, dense.numbered(len(classes), first=first, ignored=ignored)
         ),
+        facts=facts,
     )
 
 
@@ -112,6 +114,12 @@ def _classes(tree: Tree, config: Config) -> tuple[str, ...]:
     if not names or len(set(names)) < len(names):
         raise DatasetError(f"{tree}/{CLASSES}: needs one name a line, none of them twice; it holds {len(names)} names")
     return tuple(names)
+
+
+def _photos(tree: Tree, folder: str, ending: str) -> tuple[dict[str, str], Mapping[str, Any]]:
+    """As `_by_name`, and the facts of `beside`. An ending that is asked for says itself which images are meant."""
+    facts = {} if ending else beside.photos(tree, folder)[1]
+    return _by_name(tree, folder, ending), facts
 
 
 def _by_name(tree: Tree, folder: str, ending: str) -> dict[str, str]:

@@ -2,18 +2,18 @@
 
 A source is a folder or a zip of photographs, COCO's and ImageNet's layouts among them, or a file that was packed before.
 Where it has folders of its own for training (`train`, `train2017` ...), only those are taken: what an encoder is evaluated
-on stays unseen. An image is resized (antialiased bicubic, short side) and its centre square kept; a large photograph may
-give many random square windows instead, since at 64 pixels one square would show no detail.
+on stays unseen. Among what is taken, an image of a kind that is not read is an error (`datasets.beside`), as is what is no
+regular file; both are told before anything is decoded. An image is resized (antialiased bicubic, short side) and its centre
+square kept; a large photograph may give many random square windows instead, since at 64 pixels one square would show no
+detail.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
-import io
 import math
 import os
-import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,11 +28,12 @@ from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from evalkit.errors import PretrainError
-from evalkit.files import write_atomically
+from evalkit.datasets import beside, images
+from evalkit.datasets.files import Tree
+from evalkit.errors import BrokenImage, DatasetError, EvalkitError, PretrainError
+from evalkit.files import open_regular, write_atomically
 from evalkit.pretrain import tensor_files
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 TRAINING = ("train", "train2017", "train2014", "training")
 PACKED = ".safetensors"
 AT_ONCE = 256
@@ -75,7 +76,7 @@ class Packed:
 class Streamed:
     """Images decoded by threads, `AHEAD` batches before they are asked for. The digest is of names and sizes."""
 
-    members: list[tuple[Path, str]]
+    members: list[tuple[Tree, str]]
     size: int
     digest: str
     device: torch.device
@@ -100,9 +101,7 @@ class Streamed:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _one(self, number: int) -> np.ndarray:
-        path, name = self.members[number]
-        (data,) = _read(path, [name])
-        return _named(path, name, data, self.size, 1, 0)[0]
+        return _squares(*self.members[number], self.size, 1, 0)[0]
 
 
 def open_corpus(
@@ -129,25 +128,26 @@ def open_corpus(
     listing = [_listing(text) for text in sources]
     if not stream:
         return _packed(pack(listing, size, cache, windows=windows), size, place)
-    members = [(path, name) for path, names in listing for name in names]
+    members = [(tree, name) for tree, names in listing for name in names]
     found = hashlib.sha256(f"{size}".encode())
-    for path, names in listing:
-        for name, length in zip(names, _lengths(path, names), strict=True):
-            found.update(f"{path.name}/{name} {length} ".encode())
+    for tree, names in listing:
+        for name, length in zip(names, tree.sizes(names), strict=True):
+            found.update(_bytes(f"{tree.path.name}/{name} {length} "))
     return Streamed(members, size, found.hexdigest(), place)
 
 
 def _packed(path: Path, size: int, device: torch.device) -> Packed:
     try:
+        open_regular(path).close()
         with safe_open(path, "pt") as file:
-            images, digest = file.get_tensor("images"), (file.metadata() or {})["digest"]
-    except (OSError, SafetensorError, KeyError) as error:
+            pixels, digest = file.get_tensor("images"), (file.metadata() or {})["digest"]
+    except (OSError, SafetensorError, KeyError, EvalkitError) as error:
         raise PretrainError(f"{path}: no packed corpus that can be read ({error})") from None
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, size, size):
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
         raise PretrainError(
-            f"{path} holds {images.dtype} {tuple(images.shape)}; (N, 3, {size}, {size}) uint8 is needed"
+            f"{path} holds {pixels.dtype} {tuple(pixels.shape)}; (N, 3, {size}, {size}) uint8 is needed"
         )
-    return Packed(images.to(device), digest)
+    return Packed(pixels.to(device), digest)
 
 
 def split_source(text: str) -> tuple[Path, str]:
@@ -156,87 +156,87 @@ def split_source(text: str) -> tuple[Path, str]:
     return (Path(path), pattern) if path else (Path(text), "")
 
 
-def _listing(text: str) -> tuple[Path, list[str]]:
+Members = tuple[Tree, list[str]]
+
+
+def _listing(text: str) -> Members:
+    """A source and the names of its images, sorted. Raises PretrainError, for images that cannot be opened too."""
     path, pattern = split_source(text)
     if not path.exists():
         raise PretrainError(f"{path}: no such folder or zip of training images")
     try:
-        names = _members(path, pattern)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise PretrainError(f"{path}: neither a folder nor a zip that can be read ({error})") from None
+        tree = Tree.open(path)
+        names = _members(tree, pattern)
+        for name, length in zip(names, tree.sizes(names), strict=True):
+            if length < 0:
+                tree.read(name)  # says why it cannot be
+    except DatasetError as error:
+        raise PretrainError(str(error)) from None
     if not names:
-        raise PretrainError(f"{path}: no {', '.join(SUFFIXES)} file whose name matches {pattern or '*'!r}")
-    return path, names
+        raise PretrainError(f"{path}: no {', '.join(images.SUFFIXES)} file whose name matches {pattern or '*'!r}")
+    return tree, names
 
 
-def _members(source: Path, pattern: str) -> list[str]:
+def _members(tree: Tree, pattern: str) -> list[str]:
     """Sorted names; without a pattern those in a folder for training, where there is one."""
-    if source.is_dir():
-        names = [p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()]
-    else:
-        with zipfile.ZipFile(source) as archive:
-            names = archive.namelist()
-    images = sorted(n for n in names if n.lower().endswith(SUFFIXES))
     if pattern:
-        return [n for n in images if fnmatch.fnmatchcase(n, pattern)]
-    return [n for n in images if set(PurePosixPath(n).parts[:-1]) & set(TRAINING)] or images
+        return beside.photos(tree, "", wanted=lambda name: fnmatch.fnmatchcase(name, pattern))[0]
+    inside = any(map(_for_training, tree.names(images.SUFFIXES)))
+    return beside.photos(tree, "", wanted=_for_training if inside else lambda name: True)[0]
 
 
-def _read(source: Path, names: Sequence[str]) -> Iterator[bytes]:
-    if source.is_dir():
-        yield from ((source / name).read_bytes() for name in names)
-        return
-    with zipfile.ZipFile(source) as archive:
-        yield from (archive.read(name) for name in names)
+def _for_training(name: str) -> bool:
+    return bool(set(PurePosixPath(name).parts[:-1]) & set(TRAINING))
 
 
-def _lengths(source: Path, names: Sequence[str]) -> Iterator[int]:
-    if source.is_dir():
-        yield from ((source / name).stat().st_size for name in names)
-        return
-    with zipfile.ZipFile(source) as archive:
-        yield from (archive.getinfo(name).file_size for name in names)
-
-
-def _digest(listing: Sequence[tuple[Path, list[str]]], options: str) -> str:
+def _digest(listing: Sequence[Members], options: str) -> str:
     """Of options, names and the bytes of every image: other pixels make another corpus."""
     found = hashlib.sha256(options.encode())
-    for path, names in listing:
-        for name, data in zip(names, _read(path, names), strict=True):
-            found.update(f"{path.name}/{name} {len(data)} ".encode())
+    for tree, names in listing:
+        for name in names:
+            data = _read(tree, name)
+            found.update(_bytes(f"{tree.path.name}/{name} {len(data)} "))
             found.update(data)
     return found.hexdigest()
 
 
-def pack(listing: list[tuple[Path, list[str]]], size: int, cache: Path, *, windows: int = 1) -> Path:
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _read(tree: Tree, name: str) -> bytes:
+    try:
+        return tree.read(name)
+    except DatasetError as error:
+        raise PretrainError(str(error)) from None
+
+
+def pack(listing: list[Members], size: int, cache: Path, *, windows: int = 1) -> Path:
     """The file of all images of the listing in order, made where it is not there yet."""
     digest = _digest(listing, f"{size} {windows}")
     target = cache / f"corpus-{digest[:16]}{PACKED}"
     if not target.exists():
-        images = torch.from_numpy(np.stack(list(_decode(listing, size, windows))))
+        pixels = torch.from_numpy(np.stack(list(_decode(listing, size, windows))))
         metadata = {"format": "pt", "digest": digest}
-        write_atomically(target, lambda part: tensor_files.write(part, {"images": images}, metadata))
+        write_atomically(target, lambda part: tensor_files.write(part, {"images": pixels}, metadata))
     return target
 
 
-def _decode(listing: list[tuple[Path, list[str]]], size: int, windows: int) -> Iterator[np.ndarray]:
+def _decode(listing: list[Members], size: int, windows: int) -> Iterator[np.ndarray]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, names in listing:
-            jobs = enumerate(zip(names, _read(path, names), strict=True))
+        for tree, names in listing:
+            jobs = enumerate(names)
             while part := list(islice(jobs, AT_ONCE)):
-                for squares in pool.map(lambda job: _named(path, *job[1], size, windows, job[0]), part):  # noqa: B023
+                for squares in pool.map(lambda job: _squares(tree, job[1], size, windows, job[0]), part):  # noqa: B023
                     yield from squares
 
 
-def _named(path: Path, name: str, data: bytes, *how: int) -> list[np.ndarray]:
+def _squares(tree: Tree, name: str, size: int, windows: int, seed: int) -> list[np.ndarray]:
+    """What an image gives for training. Raises PretrainError where it cannot be read or decoded."""
     try:
-        return _squares(data, *how)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise PretrainError(f"{path}/{name}: no image that can be decoded ({error})") from None
-
-
-def _squares(data: bytes, size: int, windows: int, seed: int) -> list[np.ndarray]:
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+        image = images.decode(_read(tree, name), tree.where(name))
+    except BrokenImage as error:
+        raise PretrainError(str(error)) from None
     if windows < 2 or min(image.size) < LARGE * size:
         return [_pixels(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))]
     boxes = _boxes(image, size, windows, seed)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from evalkit.datasets import images
+from evalkit.datasets import beside, images
 from evalkit.datasets.files import Tree
 from evalkit.datasets.listing import Listing, Photos
 from evalkit.errors import NoProjection, ProtocolError, UsageError
@@ -120,11 +120,11 @@ def patches(folder: Path, *, query: str = "", limit: int | None = None) -> tuple
 
     Samples are named `FILE:ROW,COL`, 49 per image. query: such a name, "" for the first patch. limit: at most so many
     images, evenly spread over the sorted names, and the query's. Raises MissingFiles where there is no such folder,
-    ProtocolError where it holds no image; UsageError for a query of another form, a row or column beyond 0 ... 6, an
-    image that is not there (with the nearest names), or a limit below 1.
+    DatasetError for images that are not read, ProtocolError where it holds no image; UsageError for a query of another
+    form, a row or column beyond 0 ... 6, an image that is not there (with the nearest names), or a limit below 1.
     """
     tree = Tree.open(folder)
-    names = tree.names(images.SUFFIXES)
+    names, facts = beside.photos(tree, "")
     if not names:
         raise ProtocolError(f"{folder} holds no image; names that count end in {', '.join(images.SUFFIXES)}")
     asked, row, column = _place(query, names) if query else (names[0], 0, 0)
@@ -143,7 +143,7 @@ def patches(folder: Path, *, query: str = "", limit: int | None = None) -> tuple
         for x, y in [(float(column * step), float(row * step))]
     )
     position = names.index(asked) * GRID**2 + row * GRID + column
-    return Listing("patches", "all", ("patch",), samples, Centres(tree)), position
+    return Listing("patches", "all", ("patch",), samples, Centres(tree), facts), position
 
 
 def _place(query: str, names: Sequence[str]) -> tuple[str, int, int]:

@@ -6,7 +6,9 @@ Source: DINO (arXiv:2104.14294, Table 5; facebookresearch/dino 7c446df, eval_vid
         Table 2 and SelfPatch Tables 3 to 5 use it (alinlab/SelfPatch 81aef14 has it with two lines changed: no class token,
         no final norm). DINOv3's form: facebookresearch/dinov3 6876159, notebooks/segmentation_tracking.ipynb.
 Rule:   nothing is trained and nothing chosen. Released code normalises with 0.228 where ImageNet's std is 0.229 (line 244):
-        here the encoder's own mean and std, and `-dino-released` has the quirk.
+        here the encoder's own mean and std, and `-dino-released` has the quirk. 255 (void) in a first mask is background,
+        as davis2017-evaluation has it (davis.py, get_all_masks); the released script makes it a channel of its own (lines
+        176-188), whose label 255 the scorer refuses where it reaches a frame.
 How:    on a CPU clips are followed side by side, one to a thread, with the results of one after another (`probing.lanes`);
         a GPU takes them one after another.
 Memory: for each clip at work the features of the 8 contexts and of one batch of frames, whatever its length; label maps as

@@ -88,6 +88,22 @@ def test_a_zip_without_first_and_last_frames_and_with_another_clip(
     assert json.loads(score(archive, *named)[1])["scores"] == json.loads(score(results, *named)[1])["scores"]
 
 
+def test_frames_and_masks_go_by_number(root: Path, results: Path, score) -> None:
+    """1, 2, 9, 10: sorted as text, frame 10 would be scored and frame 9 would be the last, which is not."""
+    padded = json.loads(score(results, "--data-root", root.parent, "--split", "all", "--json")[1])
+    for place, name in reversed(list(enumerate(("1", "2", "9", "10")))):
+        for file in (*root.glob(f"*/480p/*/{place:05d}.*"), *results.glob(f"*/{place:05d}.png")):
+            file.rename(file.with_stem(name))
+    unpadded = json.loads(score(results, "--data-root", root.parent, "--split", "all", "--json")[1])
+    assert unpadded["scores"] == padded["scores"] and unpadded["videos"] == padded["videos"]
+    for file in results.glob("*/10.png"):
+        file.unlink()
+    assert json.loads(score(results, "--data-root", root.parent, "--json")[1])["scores"] == padded["scores"]
+    for file in results.glob("*/9.png"):
+        file.unlink()
+    assert "cows lacks 1 of 2 masks: 9" in score(results, "--data-root", root.parent)[2]
+
+
 def test_2016_masks_of_0_and_255(tmp_path: Path, score) -> None:
     root = make.davis(tmp_path / "DAVIS", {"val": ["bear"]}, frames=4, year=2016)
     grey = {
@@ -105,6 +121,18 @@ def test_2016_masks_of_0_and_255(tmp_path: Path, score) -> None:
 def _as_2017(root: Path) -> Path:
     ids = {f"Annotations/480p/bear/{n:05d}.png": make.indexed(m) for n, m in enumerate(TRUTH)}
     return make.folder(root, {"ImageSets/2017/val.txt": b"bear\n", **ids})
+
+
+def test_a_clip_of_two_frames_is_named_or_left_out(root: Path, results: Path, score) -> None:
+    for file in root.glob("*/480p/cows/0000[23].*"):
+        file.unlink()
+    code, out, err = score(results, "--data-root", root.parent)
+    assert code and not out
+    assert "the clip cows has 2 frame(s); at least 3 are needed" in err and "--skip-broken" in err
+    code, out, err = score(results, "--data-root", root.parent, "--skip-broken", "--json")
+    assert code == 0 and "evalkit: cows is left out: " in err
+    said = json.loads(out)
+    assert list(said["videos"]) == ["bear"] and list(said["left_out"]) == ["cows"]
 
 
 def test_everything_that_is_wrong_is_listed_at_once(root: Path, results: Path, score) -> None:

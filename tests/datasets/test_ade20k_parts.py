@@ -271,3 +271,10 @@ def test_the_command_writes_and_tells(root: Path, tmp_path: Path) -> None:
     refused = runner.invoke(app, ["data", "classes", "ade20k", "--data", str(root)])
     assert "ade20k has official classes" in str(refused.exception)
     assert reader.ALIASES
+
+
+def test_a_photo_of_another_ending_is_named_and_refused(root: Path, table: str) -> None:
+    (root / T1).with_suffix(".jpg").rename((root / T1).with_suffix(".jpeg"))
+    with pytest.raises(DatasetError, match=rf"1 images have endings that are not read: {T1}\.jpeg;"):
+        open(root, "training", Config(classes=table))
+    assert [problem for problem in verify(root) if f"{T1}.jpeg" in problem]

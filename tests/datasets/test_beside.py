@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import pickle
 import zipfile
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dense_makers import ade20k, cityscapes, masked_folder
 from PIL import Image
 
 from evalkit.datasets import image_folder
@@ -130,3 +134,36 @@ def test_numbers_in_names_are_ordered_as_numbers() -> None:
     ]  # fmt: skip
     padded = ["00001.png", "00010.png", "00002.png", "a/00001.png", "a-b/00001.png"]
     assert sorted(padded, key=in_number_order) == sorted(padded)
+
+
+LAYOUTS = {
+    "masked_folder": (masked_folder, "train", "images/train", ("a.heic", "c")),
+    "ade20k": (ade20k, "training", "images/training", ("ADE_train_3.jfif", "ADE_train_3.JPEG", "ADE_train_3.png")),
+    "cityscapes": (cityscapes, "train", "leftImg8bit/train/ulm", ("ulm_2_leftImg8bit.jpg", "ulm_2.png")),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_masks_use_every_photo_of_a_folder_or_name_it(tmp_path: Path, layout: str) -> None:
+    make, split, where, others = LAYOUTS[layout]
+    root = make(tmp_path)
+    module: Any = import_module(f"evalkit.datasets.{layout}")
+    first = module.open(root, split, module.Config())
+    assert "files_passed_over" not in first.describe()
+    (root / where / "notes.txt").write_text("notes")
+    second = pickle.loads(pickle.dumps(module.open(root, split, module.Config())))
+    assert second.describe()["files_passed_over"] == {".txt": 1}
+    assert second.digest == first.digest
+    for name in others:
+        (root / where / name).write_bytes(picture("PNG" if name.endswith("png") else "JPEG"))
+        with pytest.raises(DatasetError, match=f"1 images have endings that are not read: {where}/{name};"):
+            module.open(root, split, module.Config())
+        assert [problem for problem in module.verify(root) if name in problem]
+        (root / where / name).unlink()
+
+
+def test_an_ending_that_is_asked_for_says_which_images_are_meant(tmp_path: Path) -> None:
+    root = masked_folder(tmp_path)
+    (root / "images/train/a_depth.png").write_bytes(picture("PNG"))
+    module: Any = import_module("evalkit.datasets.masked_folder")
+    assert len(module.open(root, "train", module.Config(photo_ending=".jpg"))) == 2

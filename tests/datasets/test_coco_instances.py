@@ -7,6 +7,7 @@ import io
 import json
 import math
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from dataset_makers import coco, coco_document, encoded, plain
 from dense_makers import coco_outlines, runs
 from pycocotools import mask as coco_mask
 
-from evalkit.datasets.agreement import notes
+from evalkit.datasets.agreement import agreed, notes
 from evalkit.datasets.coco_instances import Config, open, verify
 from evalkit.errors import BrokenImage, DatasetError, MissingFiles
 
@@ -95,6 +96,45 @@ def test_the_background_may_be_a_class_and_crowds_then_are_void(tmp_path: Path) 
     assert np.array_equal(data.pixels(0), wanted)
 
 
+def numbered(first: int, ids: dict[str, int], order: tuple[str, ...]) -> dict[str, Any]:
+    """The usual objects, the categories with these ids and listed in this order."""
+    document = coco_outlines(first=first)
+    names = {row["id"]: row["name"] for row in document["categories"]}
+    rows = [row | {"category_id": ids[names[row["category_id"]]]} for row in document["annotations"]]
+    return document | {"annotations": rows, "categories": [{"id": ids[name], "name": name} for name in order]}
+
+
+IDS, SWAPPED = {"cat": 1, "dog": 3, "unseen": 5}, {"cat": 3, "dog": 1, "unseen": 5}
+LISTED = ("cat", "dog", "unseen")
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize(
+    ("ids", "order"),
+    [(IDS, LISTED), (SWAPPED, LISTED), (IDS, ("dog", "unseen", "cat")), (SWAPPED, ("dog", "cat", "unseen"))],
+    ids=["same", "other ids", "other order", "both"],
+)
+def test_labels_go_by_name_whatever_ids_and_order_a_split_has(
+    tmp_path: Path, ids: dict[str, int], order: tuple[str, ...], background: bool
+) -> None:
+    root = coco(tmp_path, numbered(1, IDS, LISTED), numbered(5, ids, order))
+    train: Any = open(root, "train", Config(background=background))
+    test: Any = agreed(train, open(root, "val", Config(background=background)))
+    assert test.classes == train.classes == (("background",) if background else ()) + LISTED
+    assert np.array_equal(test.pixels(0), train.pixels(0)) and {0, 1} < set(np.unique(test.pixels(0)).tolist())
+    assert [item.label for item in test.objects(0)] == [item.label for item in train.objects(0)]
+    assert [train.classes[item.label] for item in test.objects(0)] == ["cat", "dog", "cat"]
+    assert any("labels go by the names" in note for note in notes(test.describe())) == (order != LISTED)
+
+
+def test_a_category_that_only_the_other_split_has_is_refused(tmp_path: Path) -> None:
+    other = numbered(5, IDS, LISTED)
+    other["categories"][1]["name"] = "wolf"
+    root = coco(tmp_path, numbered(1, IDS, LISTED), other)
+    with pytest.raises(DatasetError, match="the split 'val' has 1 classes that 'train' lacks: wolf;"):
+        agreed(open(root, "train", Config()), open(root, "val", Config()))
+
+
 def test_run_length_codes_in_all_three_forms(tmp_path: Path) -> None:
     code = coco_mask.encode(np.asfortranarray(SECOND.astype(np.uint8)))
     text = {"size": [80, 100], "counts": code["counts"].decode()}
@@ -171,10 +211,49 @@ def test_photos_with_crowds_alone_or_nothing_are_left_out(tmp_path: Path) -> Non
         ({"segmentation": {"size": [80, 100], "counts": "\u1234"}}, "counts 0 pixels|cannot be decoded"),
         ({"segmentation": {"size": [80, 100]}}, "cannot be decoded"),
         ({"bbox": [70, 10, 40, 20]}, "leaves the 100 x 80 photo"),
-        ({"category_id": 99}, "its category 99 is not listed"),
-        ({"id": 11}, "occur more than once"),
     ],
 )
+def test_the_photo_of_an_annotation_that_cannot_be_is_broken(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    data = pickle.loads(pickle.dumps(opened(tmp_path, spoiled(**changes))))
+    assert [sample.id for sample in data] == ["000000000001.jpg", "000000000002.jpg"]
+    for read in (data.objects, data.pixels, lambda index: data.image(data[index].group)):
+        with pytest.raises(
+            BrokenImage, match=r"000000000001\.jpg: in annotations/instances_train2017\.json, .*"
+        ) as found:
+            read(0)
+        assert re.search(message, str(found.value)) and "annotation 10: " in str(found.value)
+        assert "\n" not in str(found.value)
+        read(1)
+    facts = data.describe()
+    assert facts["annotations_left_out"] == {"that cannot be used, so that their photos are broken": [10]}
+    assert any(
+        "1 annotations that cannot be used, so that their photos are broken: 10" in note for note in notes(facts)
+    )
+    assert [problem for problem in verify(tmp_path) if re.search(message, problem)] == verify(tmp_path) != []
+    assert data.digest != opened(tmp_path, mended()).digest
+
+
+def mended() -> dict[str, Any]:
+    """Without the annotation that `spoiled` spoils."""
+    document = coco_outlines()
+    return document | {"annotations": document["annotations"][1:]}
+
+
+def test_a_photo_whose_only_annotation_cannot_be_is_not_lost(tmp_path: Path) -> None:
+    document = spoiled(segmentation=[[1, 2, 3, 4, 1e9, 6]])
+    data = opened(tmp_path, document | {"annotations": [document["annotations"][0], document["annotations"][4]]})
+    assert [sample.id for sample in data] == ["000000000001.jpg", "000000000002.jpg"]
+    with pytest.raises(BrokenImage, match="annotation 10: a polygon leaves"):
+        data.objects(0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"category_id": 99}, "its category 99 is not listed"), ({"image_id": 99}, "its image 99 is not listed"),
+     ({"id": 11}, "occur more than once")],
+)  # fmt: skip
 def test_unusable_annotations(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         opened(tmp_path, spoiled(**changes))
@@ -182,8 +261,9 @@ def test_unusable_annotations(tmp_path: Path, changes: dict[str, Any], message: 
 
 
 def test_boxes_without_outlines_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="its segmentation is None"):
-        opened(tmp_path, coco_document())
+    data = opened(tmp_path, coco_document())
+    assert all("its segmentation is None" in data.pictures.photos.broken[sample.group] for sample in data)
+    assert len(verify(tmp_path)) == 1
 
 
 def test_splits_and_absent_files(tmp_path: Path) -> None:

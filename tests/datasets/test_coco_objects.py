@@ -6,12 +6,14 @@ import copy
 import json
 import math
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dataset_makers import coco, coco_document, encoded, plain
 
+from evalkit.datasets.agreement import notes
 from evalkit.datasets.coco_objects import Config, open, verify
 from evalkit.errors import BrokenImage, DatasetError, MissingFiles
 
@@ -85,11 +87,6 @@ def test_absent_annotations_are_listed_with_the_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        (spoiled(bbox=[10, 10, -4, 20]), "annotation 10: its box .* negative side"),
-        (spoiled(bbox=[10, 10, math.nan, 20]), "annotation 10: .*not four finite numbers"),
-        (spoiled(bbox=[10, 10, 20]), "not four finite numbers"),
-        (spoiled(bbox=[70, 10, 40, 20]), "leaves the 100 x 80 photo"),
-        (spoiled(bbox=[-5, 10, 40, 20]), "leaves the 100 x 80 photo"),
         (spoiled(image_id=99), "its image 99 is not listed"),
         (spoiled(category_id=99), "its category 99 is not listed"),
         (spoiled(id=11), r"1 annotation ids occur more than once: \[11\]"),
@@ -105,6 +102,43 @@ def test_unusable_annotations(tmp_path: Path, document: dict[str, Any], message:
     with pytest.raises(DatasetError, match=message):
         open(root, "train", FEW)
     assert len(verify(root)) == 1
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ([10, 10, -4, 20], "annotation 10: its box .* negative side"),
+        ([10, 10, math.nan, 20], "annotation 10: .*not four finite numbers"),
+        ([10, 10, 20], "annotation 10: .*not four finite numbers"),
+        ([70, 10, 40, 20], "annotation 10: .*leaves the 100 x 80 photo"),
+        ([-5, 10, 40, 20], "annotation 10: .*leaves the 100 x 80 photo"),
+    ],
+)
+def test_the_photo_of_a_box_that_cannot_be_is_broken(tmp_path: Path, box: list[float], message: str) -> None:
+    root = coco(tmp_path, spoiled(bbox=box, id=10) | {"images": coco_document(images=3)["images"]})
+    one = Config(min_train=1, min_test=1, min_side=20)
+    data = pickle.loads(pickle.dumps(open(root, "train", one)))
+    assert (
+        [s.id for s in data] == [s.id for s in open(coco(tmp_path / "whole"), "train", one)] == ["10", "11", "20", "21"]
+    )
+    with pytest.raises(BrokenImage, match=rf"000000000001\.jpg: in annotations/instances_train2017\.json, {message}"):
+        data.image(data[0].group)
+    assert data.image(data[2].group).size == (100, 80)
+    reason = "that cannot be used, so that their photos are broken"
+    assert data.describe()["annotations_left_out"] == {reason: [10]}
+    assert any(reason in note for note in notes(data.describe()))
+    assert len(verify(root)) == 1 and re.search(message, verify(root)[0])
+    assert "annotations_left_out" not in open(root, "val", one).describe()
+
+
+@pytest.mark.parametrize(
+    "region", [None, [], [[1, 2, 3, 4]], [[1, 2, 3, 4, 1e9, 6]], {"size": [80, 100], "counts": [7]}]
+)
+def test_outlines_are_not_read(tmp_path: Path, region: object) -> None:
+    whole = open(coco(tmp_path / "a"), "train", FEW)
+    data = open(coco(tmp_path / "b", spoiled(segmentation=region)), "train", FEW)
+    assert data.digest == whole.digest
+    assert data.image(data[0].group).size == (100, 80)
 
 
 def test_a_box_may_be_a_pixel_too_large(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 
@@ -70,20 +71,37 @@ def in_mode(mode: str, labels: np.ndarray) -> Image.Image:
     grey = Image.fromarray(labels.astype(np.uint8))
     if mode == "I;16":
         return Image.fromarray(labels.astype(np.uint16))
+    if mode == "1":
+        return Image.fromarray(labels > 0)
+    alpha = Image.fromarray((np.arange(labels.size) % 256).astype(np.uint8).reshape(labels.shape))
     if mode in ("P", "PA"):
         grey.putpalette(png.palette().tobytes())
-        return grey
-    alpha = Image.fromarray(np.arange(labels.size, dtype=np.uint8).reshape(labels.shape))
+        whole = grey.convert(mode)
+        if mode == "PA":
+            whole.putalpha(alpha)
+        return whole
     return Image.merge(mode, [*[grey] * len(mode.rstrip("A")), *[alpha] * mode.endswith("A")])
 
 
 @pytest.mark.parametrize("year", [2016, 2017])
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16"])
 def test_a_mask_of_any_mode_is_as_the_grey_one_and_alpha_is_no_label(tmp_path: Path, year: int, mode: str) -> None:
+    """PNG has no mode PA, but a TIFF may be called one."""
     root = davis(tmp_path, {"val": ["bear"]}, year=year)
-    folder(root, {"Annotations/480p/bear/00001.png": encoded(in_mode(mode, davis_mask(1)))})
-    expected = davis_mask(1) > 0 if year == 2016 else davis_mask(1)
-    np.testing.assert_array_equal(open(root, "val", Config(year=year)).truth(0, 1), expected)  # type: ignore[arg-type]
+    labels = davis_mask(1) * (davis_mask(1) == 1) if mode == "1" else davis_mask(1)
+    image, stored = in_mode(mode, labels), "TIFF" if mode == "PA" else "PNG"
+    assert (image.mode, Image.open(io.BytesIO(encoded(image, stored))).mode) == (mode, mode)
+    folder(root, {"Annotations/480p/bear/00001.png": encoded(image, stored)})
+    data = open(root, "val", Config(year=year))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(data.truth(0, 1), labels > 0 if year == 2016 else labels)
+    np.testing.assert_array_equal(data.truth(0, 0) > 0, davis_mask() % 255 > 0 if year == 2016 else davis_mask() > 0)
+
+
+def test_the_transparent_labels_of_a_palette_stay_labels(tmp_path: Path) -> None:
+    root = davis(tmp_path, {"val": ["bear"]})
+    mask = encoded(in_mode("P", davis_mask(1)), transparency=1)
+    folder(root, {"Annotations/480p/bear/00001.png": mask})
+    np.testing.assert_array_equal(open(root, "val", Config()).truth(0, 1), davis_mask(1))
 
 
 def test_a_16_bit_mask_of_0_and_65535_is_the_one_object_of_2016(tmp_path: Path) -> None:
@@ -93,12 +111,20 @@ def test_a_16_bit_mask_of_0_and_65535_is_the_one_object_of_2016(tmp_path: Path) 
     np.testing.assert_array_equal(open(root, "val", OLD).truth(0, 1), davis_mask(1) == 1)
 
 
-def test_frames_follow_each_other_by_number(tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", ["val", "all", "first release"])
+def test_frames_follow_each_other_by_number(tmp_path: Path, split: str) -> None:
     root = davis(tmp_path, {"val": ["bear"]})
     for place, name in enumerate(("1", "2", "10")):
         for file in (f"JPEGImages/480p/bear/{place:05d}.jpg", f"Annotations/480p/bear/{place:05d}.png"):
             (root / file).rename((root / file).with_stem(name))
-    data = open(root, "val", Config())
+    if split != "val":
+        (root / "ImageSets/2017/val.txt").unlink()
+    if split == "first release":  # its lists name frames, in any order
+        lines = [f"/JPEGImages/480p/bear/{name}.jpg /Annotations/480p/bear/{name}.png\n" for name in ("1", "10", "2")]
+        folder(root, {"ImageSets/480p/val.txt": "".join(lines).encode()})
+        assert open(root, "val", OLD).frames(0) == ("1", "2", "10")
+        return
+    data = open(root, split, Config())
     assert data.frames(0) == ("1", "2", "10")
     for number in range(3):
         np.testing.assert_array_equal(data.truth(0, number), davis_mask(number))
@@ -110,6 +136,24 @@ def test_a_clip_of_two_frames_is_named_and_broken(root: Path) -> None:
     with pytest.raises(BrokenImage, match=r"the clip goat has 2 frame\(s\); at least 3 are needed"):
         open(root, "train", Config()).truth(0, 0)
     assert [problem for problem in verify(root) if "goat has 2 frame(s)" in problem]
+
+
+@pytest.mark.parametrize("annotated", [1, 2])
+def test_a_clip_of_fewer_than_three_masks_is_named_and_broken(tmp_path: Path, annotated: int) -> None:
+    root = davis(tmp_path, {"val": ["bear"]}, frames=5)
+    for number in range(annotated, 5):
+        (root / f"Annotations/480p/bear/{number:05d}.png").unlink()
+    with pytest.raises(BrokenImage, match=rf"the clip bear has {annotated} annotated frame\(s\) of 5; at least 3"):
+        open(root, "val", Config(sparse=True)).truth(0, 0)
+    assert [problem for problem in verify(root) if f"bear has {annotated} annotated frame(s) of 5" in problem]
+
+
+def test_a_first_mask_of_2016_without_object_is_named_and_broken(tmp_path: Path) -> None:
+    root = davis(tmp_path, {"val": ["bear"]}, year=2016)
+    folder(root, {"Annotations/480p/bear/00000.png": encoded(Image.new("L", (24, 18)))})
+    with pytest.raises(BrokenImage, match=r"bear/00000\.png: is the first mask of its clip and holds no object"):
+        open(root, "val", OLD).truth(0, 0)
+    assert open(root, "val", OLD).truth(0, 1).any()
 
 
 def test_a_frame_that_is_there_twice_or_in_an_unread_format_is_named(root: Path) -> None:
@@ -172,10 +216,11 @@ def test_all_absent_files_are_listed(root: Path) -> None:
 
 
 def test_masks_may_be_sparse_but_for_the_first(root: Path) -> None:
-    (root / "Annotations/480p/cows/00001.png").unlink()
+    folder(root, {"JPEGImages/480p/cows/00003.jpg": encoded(plain(24, 18), "JPEG")})
     data = open(root, "val", Config(sparse=True))
-    assert data.truth(0, 1) is None
-    assert data.describe()["annotated_frames"] == 5
+    assert data.truth(0, 0) is not None
+    assert data.truth(0, 3) is None
+    assert data.describe()["annotated_frames"] == 6
     (root / "Annotations/480p/cows/00000.png").unlink()
     with pytest.raises(MissingFiles, match=r"cows/00000\.png"):
         open(root, "val", Config(sparse=True))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import time
 import zipfile
 from pathlib import Path
 
@@ -40,7 +42,9 @@ def values(corpus: Packed | Streamed) -> list[int]:
 
 
 def test_only_the_members_asked_for_are_taken(tmp_path: Path) -> None:
-    source = zipped(tmp_path / "a.zip", ["other/x.png", "other/y.png", "test/z.png", "notes.txt"])
+    source = zipped(tmp_path / "a.zip", ["other/x.png", "other/y.png", "test/z.png"])
+    with zipfile.ZipFile(source, "a") as archive:
+        archive.writestr("notes.txt", b"notes")
     assert values(opened(tmp_path, f"{source}:other/*")) == [0, 10]
     assert values(opened(tmp_path, source)) == [0, 10, 20]
 
@@ -100,15 +104,15 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         archive.writestr("torn.png", png(1)[:40])
     for source, message in {
         "none.zip": "no such folder or zip",
-        "empty": "no .jpg, .jpeg, .png file",
-        "broken.zip": "neither a folder nor a zip",
+        "empty": "no .jpg, .jpeg, .png",
+        "broken.zip": r"neither a folder nor a readable \.zip",
         "packed.safetensors": "no packed corpus",
-        "bad.zip": "torn.png: no image that can be decoded",
+        "bad.zip": "torn.png: is no image",
         "bad.zip:*.gif": r"matches '\*.gif'",
     }.items():
         with pytest.raises(PretrainError, match=message):
             opened(tmp_path, tmp_path / source)
-    with pytest.raises(PretrainError, match=r"torn\.png: no image"):
+    with pytest.raises(PretrainError, match=r"torn\.png: is no image"):
         list(opened(tmp_path, bad, stream=True).batches([torch.tensor([0]), torch.tensor([1])]))
     with pytest.raises(PretrainError, match="name folders, zips"):
         opened(tmp_path)
@@ -121,3 +125,56 @@ def test_a_packed_file_of_another_size_or_beside_others_is_refused(tmp_path: Pat
         opened(tmp_path, file, size=8)
     with pytest.raises(PretrainError, match="only --data"):
         opened(tmp_path, file, tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("fifo", r"q\.png is a FIFO; only regular files are read"),
+        ("link", r"q\.png is a link to gone, which is not there"),
+        ("device", r"q\.png is a device; only regular files are read"),
+        ("folder", r"q\.png is a folder; only regular files are read"),
+    ],
+)
+def test_what_is_no_regular_file_is_named_in_one_line_and_at_once(
+    tmp_path: Path, what: str, says: str, stream: bool
+) -> None:
+    source = tmp_path / "photos"
+    source.mkdir()
+    for number in range(3):
+        (source / f"{number}.png").write_bytes(png(number))
+    path = source / "q.png"
+    if what == "fifo":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("gone" if what == "link" else "/dev/zero")
+    start = time.monotonic()
+    with pytest.raises(PretrainError, match=says) as found:
+        opened(tmp_path, source, stream=stream)
+    assert time.monotonic() - start < 1
+    assert "\n" not in str(found.value)
+    assert values(opened(tmp_path, f"{source}:[0-9].png", stream=stream)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.safetensors"])
+def test_a_source_that_is_a_fifo_is_refused(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(PretrainError, match="is a FIFO"):
+        opened(tmp_path, tmp_path / name)
+
+
+def test_an_image_of_a_kind_that_is_not_read_is_named_where_it_would_be_trained_on(tmp_path: Path) -> None:
+    source = zipped(tmp_path / "a.zip", ["train/x.png", "train/y.jfif", "train/notes.txt.png", "test/z.png"])
+    assert values(opened(tmp_path, source)) == [20, 0, 10]
+    with zipfile.ZipFile(source, "a") as archive:
+        archive.writestr("test/w.avif", b"")
+        archive.writestr("train/notes.txt", b"notes")
+    assert len(opened(tmp_path, source)) == 3
+    with zipfile.ZipFile(source, "a") as archive:
+        archive.writestr("train/v.avif", b"")
+    with pytest.raises(PretrainError, match=r"1 images have endings that are not read: train/v\.avif; read are"):
+        opened(tmp_path, source)
+    assert values(opened(tmp_path, f"{source}:train/[xy].*")) == [0, 10]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision import transforms
 
-from evalkit.errors import FeatureError, MissingFiles, NoProjection, ProtocolError, UsageError
+from evalkit.errors import DatasetError, FeatureError, MissingFiles, NoProjection, ProtocolError, UsageError
 from evalkit.reporting import search
 from evalkit.reporting.figures import canvas, gallery
 from tests.datasets.dataset_makers import encoded, folder
@@ -143,3 +143,11 @@ def test_a_marked_part_is_framed_inside_its_box():
     rows, columns = np.nonzero(changed)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (40, 89, 30, 79)
     assert not changed[50:80, 40:70].any()
+
+
+def test_the_folder_of_a_patch_search_is_used_whole_or_told(tmp_path: Path):
+    root = photos(tmp_path)
+    assert search.patches(root)[0].describe()["files_passed_over"] == {".txt": 1}
+    (root / "sub/1.png").rename(root / "sub/1.heic")
+    with pytest.raises(DatasetError, match=r"1 images have endings that are not read: sub/1\.heic;"):
+        search.patches(root)

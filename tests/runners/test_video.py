@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from evalkit.errors import BrokenImage, CatalogError, FeatureError, ProtocolErro
 from evalkit.metrics import video as measures
 from evalkit.runners import video
 from evalkit.types import Checkpoint, Preprocessing, Sample, Tokens
+from tests.datasets import dataset_makers as make
 from tests.runners import plain_video as plain
 from tests.runners.fakes import Memory
 from tests.waiting import HANG
@@ -327,6 +329,34 @@ def test_broken_frames_stop_the_run_or_leave_their_clip_out():
         list(video.run(job(films[1], skip=True)))
 
 
+SHORT = {
+    "two frames": (2, 2, r"film has 2 frame\(s\)"),
+    "two masks": (5, 2, r"film has 2 annotated frame\(s\) of 5"),
+    "one mask": (5, 1, r"film has 1 annotated frame\(s\) of 5"),
+}
+
+
+@pytest.mark.parametrize("kind", SHORT)
+def test_clips_that_are_too_short_to_be_scored_are_named_counted_and_may_be_skipped(tmp_path, kind):
+    frames, masks, says = SHORT[kind]
+    root = make.davis(tmp_path / "set", {"val": ["bear", "film"]}, frames=5)
+    for number in range(5):
+        if number >= frames:
+            (root / f"JPEGImages/480p/film/{number:05d}.jpg").unlink()
+        if number >= masks:
+            (root / f"Annotations/480p/film/{number:05d}.png").unlink()
+    recipe = catalog.recipe("mini-video")
+    wanted = replace(recipe, dataset=replace(recipe.dataset, folder="set", shipped=False, config={"sparse": True}))
+    options = Options(data_root=tmp_path, out=tmp_path / "runs", cache=tmp_path / "cache")
+    (failed,) = Session(options).run(load("pixels"), [wanted], {})
+    assert isinstance(failed.error, BrokenImage) and "\n" not in str(failed.error)
+    assert re.search(says + r"; at least 3 are needed.*--skip-broken", str(failed.error))
+    (made,) = Session(replace(options, skip_broken=True)).run(load("pixels"), [wanted], {})
+    assert list(made.record.facts["videos"]) == ["bear"] and made.record.score()["n"] == 2
+    assert made.record.facts["left_out"]["videos"] == ["film"]
+    assert made.record.data["test"]["skipped"] == ["film"]
+
+
 def test_frames_without_truth_are_followed_and_not_scored():
     of = film(1)
     asked = job(Film(of.frames, of.truth, bare=(2, 3)))
@@ -335,6 +365,18 @@ def test_frames_without_truth_are_followed_and_not_scored():
     assert (row["frames"], row["scored_frames"]) == (7, 3)
     with pytest.raises(ProtocolError, match="film0: the first frame has no mask"):
         list(video.run(job(Film(of.frames, of.truth, bare=(0,)))))
+
+
+def test_void_in_a_first_mask_is_background_as_the_scorer_has_it():
+    """davis2017-evaluation sets 255 to 0 before it counts objects (davis.py, get_all_masks)."""
+    bare = film(1)
+    void = bare.truth.copy()
+    void[:, -6:] = np.where(void[:, -6:] == 0, measures.VOID, void[:, -6:])
+    asked, expected = job(Film(bare.frames, void)), job(bare)
+    for found, score in zip(video.run(asked), video.run(expected), strict=True):
+        assert (found.value, found.n) == (score.value, score.n)
+    assert asked.delivered.keys() == expected.delivered.keys()
+    assert all(np.array_equal(labels, asked.delivered[name]) for name, labels in expected.delivered.items())
 
 
 def test_clips_that_cannot_be_followed_are_named():

@@ -56,6 +56,7 @@ def show(
 ) -> None:  # fmt: skip
     """Draw the patches nearest to one patch: 49 of 56 x 56 pixels, 28 apart, from the 224 x 224 centre of each image."""
     from evalkit import catalog
+    from evalkit.datasets.agreement import notes
     from evalkit.engine.evaluate import load, resolve_device
     from evalkit.features.extract import ExtractOptions
     from evalkit.features.store import FeatureStore
@@ -69,6 +70,8 @@ def show(
     where = resolve_device(device.value)
     encoder = load(checkpoint, family=family, arch=arch, network=network, prefix=prefix, grid=grid_of(grid)).to(where)
     with RichProgress() as progress:
+        for note in notes(found.describe()):
+            progress.say(note)
         options = ExtractOptions(device=where, precision=precision.value, skip_broken=skip_broken,
                                  store=FeatureStore(catalog.cache_root() / "features"), progress=progress)  # fmt: skip
         searched = _Search(encoder, found, by, options)
