@@ -77,11 +77,6 @@ def category_names(document: Mapping[str, Any], where: str) -> dict[int, str]:
     return found
 
 
-def place_problem(row: Mapping[str, Any], images: Mapping[Any, Any], categories: Iterable[Any]) -> str:
-    """What is wrong with an annotation's references and box, "" where nothing is."""
-    return reference_problem(row, images, categories) or box_problem(row, images[row["image_id"]])
-
-
 def reference_problem(row: Mapping[str, Any], images: Mapping[Any, Any], categories: Iterable[Any]) -> str:
     """That an annotation names an image or a category that is not listed, "" where both are."""
     if row["image_id"] not in images:
@@ -129,7 +124,7 @@ def _first(problems: Sequence[str]) -> str:
 
 
 class Unusable(NamedTuple):
-    """An annotation whose box or outline cannot be: its id, the photo's file name, the category's id, and what is wrong.
+    """An annotation whose box, outline or keypoints cannot be: its id, the photo's file name, the category's id, and what is wrong.
 
     The photo is broken then, not the file: what else it holds can be measured where broken images may be left out.
     """

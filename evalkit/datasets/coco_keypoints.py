@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from evalkit.datasets import coco_json, crops
+from evalkit.datasets import coco_json, crops, people
 from evalkit.datasets.files import Tree
 from evalkit.datasets.listing import Listing, Photos
-from evalkit.datasets.people import LAYOUT, NAMES, Person, people
+from evalkit.datasets.people import LAYOUT, NAMES, Person
 from evalkit.errors import DatasetError
 from evalkit.types import Dataset, Sample, SplitSize
 
@@ -54,7 +54,7 @@ def open(root: Path, split: str, config: Config) -> Dataset:
     year = coco_json.SPLITS[split]
     parts = crops.chosen(config.parts, NAMES, "a person in COCO")
     tree = Tree.open(root).rooted(["annotations"])
-    found = people(tree, year)
+    found = people.people(tree, year)
     samples: list[Sample] = []
     skipped: Counter[str] = Counter()
     for photo, persons in groupby(found.persons, key=lambda person: person.photo):
@@ -64,23 +64,23 @@ def open(root: Path, split: str, config: Config) -> Dataset:
         for point, box in kept:
             name = f"{found.numbers[photo]}/{point.owner}/{NAMES[parts[point.label]]}"
             samples.append(Sample(name, photo, point.label, box))
+    samples += [
+        Sample(str(item.id), item.photo, 0) for item in found.unusable
+    ]  # never seen, since their photos are broken
+    samples.sort(key=lambda sample: sample.group)
     coco_json.require_photos(tree, year, {sample.group for sample in samples}, layout=LAYOUT)
     names = tuple(NAMES[part] for part in parts)
-    pictures = Photos(tree.within(year), sizes=found.sizes)
-    facts = crops.facts(config, skipped, len(samples)) | {"photos": len(found.sizes)}
+    broken = coco_json.broken(found.unusable, people.json_path(year))
+    pictures = Photos(tree.within(year), sizes=found.sizes, broken=broken)
+    facts = crops.facts(config, skipped, len(samples) - len(found.unusable)) | {"photos": len(found.sizes)}
+    if found.unusable:
+        facts["annotations_left_out"] = coco_json.left_out(found.unusable)
     return Listing("coco_keypoints", split, names, tuple(samples), pictures, facts)
 
 
 def verify(root: Path) -> list[str]:
     """Absent or unusable annotation files, and every listed photo that is absent."""
-    tree = Tree.open(root).rooted(["annotations"])
-    problems = []
-    for year in ("train2017", "val2017"):
-        try:
-            coco_json.require_photos(tree, year, people(tree, year).sizes, layout=LAYOUT)
-        except DatasetError as error:
-            problems.append(str(error))
-    return problems
+    return people.verified(Tree.open(root).rooted(["annotations"]))
 
 
 def _points(person: Person, parts: Sequence[int]) -> list[crops.Point]:

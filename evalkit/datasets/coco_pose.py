@@ -17,8 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field
 
 from evalkit.datasets import coco_json, people
@@ -71,7 +72,10 @@ def open(root: Path, split: str, config: Config) -> Dataset:
         raise DatasetError(f"coco_pose has no split {split!r} with people; allowed: train, val")
     tree, year = Tree.open(root).rooted(["annotations"]), coco_json.SPLITS[split]
     found = people.people(tree, year)
-    taken = [person for person in found.persons if not _left_out(person)]
+    nobody = [_nobody(item) for item in found.unusable]  # never seen, since their photos are broken
+    taken = sorted(
+        [*(person for person in found.persons if not _left_out(person)), *nobody], key=lambda one: (one.photo, one.id)
+    )
     photos = {person.photo for person in taken}
     coco_json.require_photos(tree, year, photos, layout=people.LAYOUT)
     samples = tuple(
@@ -82,23 +86,24 @@ def open(root: Path, split: str, config: Config) -> Dataset:
     for person in found.persons:
         if person.photo in everybody:
             everybody[person.photo].append(_figure(person))
+    broken = coco_json.broken(found.unusable, people.json_path(year))
+    facts: dict[str, Any] = {"left_out": _counted(found.persons), "photos": len(found.sizes)}
+    if found.unusable:
+        facts["annotations_left_out"] = coco_json.left_out(found.unusable)
     return FigureListing(
-        "coco_pose", split, ("person",), samples, Photos(tree.within(year), sizes=found.sizes),
-        {"left_out": _counted(found.persons), "photos": len(found.sizes)}, SKELETON, tuple(map(_figure, taken)),
-        {photo: tuple(figures) for photo, figures in everybody.items()},
+        "coco_pose", split, ("person",), samples, Photos(tree.within(year), sizes=found.sizes, broken=broken), facts,
+        SKELETON, tuple(map(_figure, taken)), {photo: tuple(figures) for photo, figures in everybody.items()},
     )  # fmt: skip
 
 
 def verify(root: Path) -> list[str]:
     """Annotation files that are absent or cannot be used, and every listed photo that is absent."""
-    tree = Tree.open(root).rooted(["annotations"])
-    problems = []
-    for year in ("train2017", "val2017"):
-        try:
-            coco_json.require_photos(tree, year, people.people(tree, year).sizes, layout=people.LAYOUT)
-        except DatasetError as error:
-            problems.append(str(error))
-    return problems
+    return people.verified(Tree.open(root).rooted(["annotations"]))
+
+
+def _nobody(item: coco_json.Unusable) -> Person:
+    """In the place of a person who cannot be."""
+    return Person(item.id, item.photo, (0.0, 0.0, 1.0, 1.0), np.zeros((len(people.NAMES), 3)), 0.0, crowd=False)
 
 
 def _left_out(person: Person) -> str:

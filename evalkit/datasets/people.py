@@ -9,7 +9,7 @@ published files; visibility is 0 (not labelled, then x = y = 0), 1 (labelled, hi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,18 +59,21 @@ class Person:
 @dataclass(frozen=True, eq=False)
 class People:
     """One split. persons: sorted by photo, then by id. sizes: (width, height) in pixels, and numbers: the image ids, of
-    every listed photo by file name, those without people too."""
+    every listed photo by file name, those without people too. unusable: people who cannot be, not among the persons; their
+    photos are broken."""
 
     persons: tuple[Person, ...]
     sizes: Mapping[str, tuple[int, int]]
     numbers: Mapping[str, int]
+    unusable: Sequence[coco_json.Unusable] = ()
 
 
 def people(tree: Tree, year: str) -> People:
     """The checked people of "train2017" or "val2017".
 
-    Raises MissingFiles, or DatasetError for a file of another task, doubled ids, references to nothing, boxes that
-    cannot be (see `coco_json.place_problem`), and keypoints that are not 17 finite triples with visibility 0, 1 or 2.
+    Raises MissingFiles, or DatasetError for a file of another task, doubled ids and references to nothing. Unusable are
+    people with a box that cannot be (see `coco_json.box_problem`), or keypoints that are not 17 finite triples with
+    visibility 0, 1 or 2.
     """
     path = json_path(year)
     if not tree.exists(path):
@@ -83,17 +86,33 @@ def people(tree: Tree, year: str) -> People:
     names = [row["file_name"] for row in images.values()]
     if len(set(names)) < len(names):
         raise DatasetError(f"{where}: {len(names) - len(set(names))} photos are listed under two image ids")
-    persons, problems = [], []
+    persons, lost, unusable = [], [], []
     for row in coco_json.unique(found["annotations"], where, "annotation"):
-        problem = coco_json.place_problem(row, images, categories) or _keypoint_problem(row)
-        if problem:
-            problems.append(f"annotation {row['id']}: {problem}")
+        if problem := coco_json.reference_problem(row, images, categories):
+            lost.append(f"annotation {row['id']}: {problem}")
+            continue
+        photo = images[row["image_id"]]
+        if problem := coco_json.box_problem(row, photo) or _keypoint_problem(row):
+            unusable.append(coco_json.Unusable(row["id"], photo["file_name"], row["category_id"], problem))
         else:
-            persons.append(_person(row, images[row["image_id"]]["file_name"]))
-    coco_json.refuse(where, problems)
+            persons.append(_person(row, photo["file_name"]))
+    coco_json.refuse(where, lost)
     persons.sort(key=lambda person: (person.photo, person.id))
     sizes = {row["file_name"]: (row["width"], row["height"]) for row in images.values()}
-    return People(tuple(persons), sizes, {row["file_name"]: row["id"] for row in images.values()})
+    return People(tuple(persons), sizes, {row["file_name"]: row["id"] for row in images.values()}, unusable)
+
+
+def verified(tree: Tree) -> list[str]:
+    """What is wrong with the two files and the photos that they list: a line each."""
+    problems = []
+    for year in coco_json.SPLITS.values():
+        try:
+            found = people(tree, year)
+            coco_json.refuse(tree.where(json_path(year)), list(map(str, found.unusable)))
+            coco_json.require_photos(tree, year, found.sizes, layout=LAYOUT)
+        except DatasetError as error:
+            problems.append(str(error))
+    return problems
 
 
 def json_path(year: str) -> str:

@@ -14,10 +14,12 @@ from part_makers import ANKLE, HEIGHT, NOSE, WIDTH, joints_matrix, lsp, people_d
 from part_makers import people as make_people
 from scipy.io import loadmat, savemat
 
+from evalkit.datasets import coco_json, coco_keypoints, coco_pose
 from evalkit.datasets.files import Tree
 from evalkit.datasets.joints import joints
 from evalkit.datasets.people import NAMES, people
-from evalkit.errors import DatasetError, MissingFiles
+from evalkit.errors import BrokenImage, DatasetError, MissingFiles
+from evalkit.types import Dataset, Sample
 
 TINY = Path(__file__).resolve().parents[3] / "shared/data/tiny_coco"
 EXTENDED = Path(__file__).resolve().parents[3] / "shared/data/lsp_extended"
@@ -59,23 +61,47 @@ def test_people_are_sorted_and_hold_what_the_file_says(tmp_path: Path) -> None:
         one.keypoints[0, 0] = 1
 
 
+CANNOT_BE = [
+    ({"keypoints": [0] * 50}, "it has 50 keypoint numbers; 51 are needed"),
+    ({"keypoints": [float("nan")] + [0] * 50}, "are not finite numbers"),
+    ({"keypoints": ["1"] + [0] * 50}, "are not finite numbers"),
+    ({"keypoints": [1, 1, 3] + [0] * 48}, "visibility 3; allowed: 0, 1, 2"),
+    ({"area": -1}, "its area -1"),
+    ({"bbox": [0, 0, -5, 5]}, "has a negative side"),
+    ({"bbox": [0, 0, 5]}, "not four finite numbers"),
+    ({"bbox": [0, 0, WIDTH + 5, 5]}, f"leaves the {WIDTH} x {HEIGHT} photo"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), CANNOT_BE)
+def test_the_photo_of_a_person_who_cannot_be_is_broken(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    root = spoiled(tmp_path, **changes)
+    found = read(root)
+    (item,) = found.unusable
+    assert said in item.why and item.id == 10 and 10 not in [person.id for person in found.persons]
+    for layout in (coco_pose, coco_keypoints):
+        data = layout.open(root, "train", layout.Config())
+        positions = [number for number, sample in enumerate(list_of(data)) if sample.group == item.photo]
+        assert positions
+        with pytest.raises(BrokenImage, match=r"person_keypoints_train2017\.json, annotation 10: "):
+            data.image(item.photo)
+        assert data.describe()["annotations_left_out"] == coco_json.left_out([item])
+        assert any("annotation 10: " in line for line in layout.verify(root))
+
+
+def list_of(data: Dataset) -> list[Sample]:
+    return [data[number] for number in range(len(data))]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"keypoints": [0] * 50}, "annotation 10: it has 50 keypoint numbers; 51 are needed"),
-        ({"keypoints": [float("nan")] + [0] * 50}, "are not finite numbers"),
-        ({"keypoints": ["1"] + [0] * 50}, "are not finite numbers"),
-        ({"keypoints": [1, 1, 3] + [0] * 48}, "visibility 3; allowed: 0, 1, 2"),
-        ({"area": -1}, "its area -1"),
-        ({"bbox": [0, 0, -5, 5]}, "has a negative side"),
-        ({"bbox": [0, 0, 5]}, "not four finite numbers"),
-        ({"bbox": [0, 0, WIDTH + 5, 5]}, f"leaves the {WIDTH} x {HEIGHT} photo"),
-        ({"image_id": 99}, "its image 99 is not listed"),
-        ({"category_id": 2}, "its category 2 is not listed"),
+        ({"image_id": 99}, "annotation 10: its image 99 is not listed"),
+        ({"category_id": 2}, "annotation 10: its category 2 is not listed"),
         ({"id": 20}, r"1 annotation ids occur more than once: \[20\]"),
     ],
 )
-def test_an_annotation_that_cannot_be_is_named(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+def test_an_annotation_of_nothing_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(DatasetError, match=said):
         read(spoiled(tmp_path, **changes))
 

@@ -11,7 +11,7 @@ from evalkit import datasets
 from evalkit.datasets import joints
 from evalkit.datasets.figures import region
 from evalkit.datasets.subset import Subset
-from evalkit.errors import CatalogError, DatasetError
+from evalkit.errors import BrokenImage, CatalogError, DatasetError
 from evalkit.types import DatasetRef
 from tests.datasets import part_makers as parts
 
@@ -66,10 +66,12 @@ def test_nobody_left_is_refused(tmp_path: Path):
         coco(root)
 
 
-def test_keypoints_that_are_not_finite_and_other_splits_are_refused(tmp_path: Path):
+def test_a_person_of_keypoints_that_are_not_finite_breaks_the_photo_and_other_splits_are_refused(tmp_path: Path):
     root = parts.people(tmp_path, parts.people_document([parts.person(1, 1, {0: (float("nan"), 5)})]))
-    with pytest.raises(DatasetError, match="not finite"):
-        coco(root)
+    found = coco(root)
+    assert (len(found), found.figure(0).keypoints.any()) == (1, False)
+    with pytest.raises(BrokenImage, match="not finite"):
+        found.image(found[0].group)
     with pytest.raises(DatasetError, match="allowed: train, val"):
         coco(root, "test")
     with pytest.raises(CatalogError, match="aspect"):
