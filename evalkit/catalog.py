@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import CatalogError, CheckpointError, NotFetched, UnknownName
+from evalkit.files import WRITTEN_BY_HAND, read_regular
 from evalkit.types import Column, Manifest, PaperTable, PublishedAs, Recipe, Suite
 from evalkit.validation import parse
 
@@ -74,7 +75,7 @@ def _read(kind: str, name: str, folder: str) -> tuple[Path, dict[str, Any]]:
     if path is None:
         raise UnknownName(kind, name, known)
     try:
-        return path, tomllib.loads(path.read_text("utf-8"))
+        return path, tomllib.loads(read_regular(path, limit=WRITTEN_BY_HAND).decode("utf-8"))
     except FileNotFoundError:
         raise CatalogError(f"{path}: no such {kind} file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -45,6 +45,10 @@ class FileTooLarge(EvalkitError):
     """A file has more bytes than are read of its kind; the message has both numbers."""
 
 
+LISTED = 40
+"""Names that a message spells out."""
+
+
 class CatalogError(EvalkitError):
     """A recipe, manifest or suite file is wrong; the message names file, key and what is allowed."""
 
@@ -55,7 +59,9 @@ class UnknownName(CatalogError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names) or 'none'}."
+        listed = ", ".join(names[:LISTED]) or "none"
+        more = f" and {len(names) - LISTED} more (evalkit list prints them)" if len(names) > LISTED else ""
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {listed}{more}."
         super().__init__(f"there is no {kind} named {name!r}. {hint}")
 
 

@@ -26,8 +26,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from evalkit.errors import FileTooLarge, NotARegularFile
 
@@ -41,8 +41,11 @@ _KINDS = (
 
 _LONGEST = 1000
 
+WRITTEN_BY_HAND = 1 << 20
+"""Bytes of a file that a person writes: recipes, manifests, presets."""
 
-def open_regular(path: Path, *, limit: int | None = None) -> BinaryIO:
+
+def open_regular(path: Path, *, limit: int | None = None) -> BufferedReader:
     """The regular file at `path` (or that a link there leads to), opened for reading bytes, at its beginning.
 
     limit: bytes that it may have, None for any. Raises NotARegularFile for a FIFO, socket, device or folder, FileTooLarge

@@ -174,3 +174,24 @@ def test_importing_evalkit_and_its_command_loads_nothing_heavy() -> None:
     code = f"import sys, evalkit, evalkit.cli.main; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+OWN_FILES = {
+    "cli/catalogue.py", "datasets/__init__.py", "datasets/ade20k_lists.py", "datasets/dense.py", "datasets/image_folder.py",
+    "datasets/labelled.py", "pretrain/experiment.py", "reporting/site/build.py", "reporting/site/pictures.py",
+    "records.py",
+}  # fmt: skip
+"""Where the package reads what it brings itself, and the machine's /proc."""
+
+
+def test_files_from_outside_are_opened_by_one_rule() -> None:
+    """`evalkit.files` refuses a FIFO, a socket and a device, which would hang or fill the memory."""
+    found = set()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            mode = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+            if node.func.attr in ("read_bytes", "read_text") or (node.func.attr == "open" and mode[:1] == ["rb"]):
+                found.add(path.relative_to(PACKAGE).as_posix())
+    assert found == OWN_FILES

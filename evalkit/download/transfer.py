@@ -15,6 +15,7 @@ from evalkit.download.disk import flush
 from evalkit.download.wanted import Conduct, Wanted, check_published, digest_of, record, record_path, recorded, why_not
 from evalkit.download.web import READ_ERRORS, Answer, Passing, opened, validator_of
 from evalkit.errors import DigestMismatch, FetchError
+from evalkit.files import read_regular
 from evalkit.version import __version__
 
 BLOCK = 1 << 20
@@ -218,7 +219,7 @@ class Transfer:
 
     def _noted(self) -> dict[str, Any]:
         try:
-            content = json.loads(self.notes.read_text("utf-8"))
+            content = json.loads(read_regular(self.notes))
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.errors import DigestMismatch, EvalkitError, UsageError
-from evalkit.files import shown, write_atomically
+from evalkit.files import open_regular, read_regular, shown, write_atomically
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def record_path(target: Path) -> Path:
 def recorded(target: Path) -> str:
     """The sha256 that the first download of this file had, "" where there was none."""
     try:
-        digest = record_path(target).read_text("utf-8").split()[:1]
+        digest = read_regular(record_path(target)).decode("utf-8").split()[:1]
     except (OSError, UnicodeDecodeError):
         return ""
     return digest[0] if digest and re.fullmatch(r"[0-9a-f]{64}", digest[0]) else ""
@@ -95,7 +95,7 @@ def record(target: Path, digest: str) -> None:
 
 def digest_of(path: Path, algorithm: str) -> str:
     """Of a file, in hexadecimal; algorithm: a name that hashlib knows."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from evalkit.download.wanted import Wanted
 from evalkit.errors import FetchError
+from evalkit.files import open_regular
 
 HOPS = 10
 """Redirects that are followed."""
@@ -129,7 +130,7 @@ def _open_file(url: str, headers: dict[str, str]) -> Answer:
     if parts.netloc not in ("", "localhost"):
         raise FetchError(f"{url}: a file address names no other machine (file:///path)")
     try:
-        body = path.open("rb")
+        body = open_regular(path)
     except OSError as error:
         raise FetchError(f"{path} cannot be read: {error.strerror}") from None
     state = os.fstat(body.fileno())

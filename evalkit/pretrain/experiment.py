@@ -16,6 +16,7 @@ import torch
 
 from evalkit.adapters.vit import ViTConfig
 from evalkit.errors import PretrainError, UnknownName
+from evalkit.files import WRITTEN_BY_HAND, read_regular
 from evalkit.pretrain import methods
 from evalkit.pretrain.method import Method
 from evalkit.pretrain.run import Run
@@ -127,7 +128,7 @@ def compose(method: str, preset: str = "", file: Path | None = None, changes: It
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(read_regular(path, limit=WRITTEN_BY_HAND).decode("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise PretrainError(f"{path}: no TOML file that can be read ({error})") from None
 

@@ -16,6 +16,7 @@ from evalkit.errors import BrokenImage, Unsupported, UsageError
 from evalkit.features import view as views
 from evalkit.features.extract import resolve_precision
 from evalkit.features.forward import casting, owned
+from evalkit.files import read_regular
 from evalkit.types import Encoder, Interpolation, Precision
 
 LARGEST = 4096
@@ -45,7 +46,7 @@ class Seen:
 def opened(path: Path) -> Image.Image:
     """The upright RGB image of a file. Raises UsageError where it cannot be read or decoded."""
     try:
-        return images.decode(path.read_bytes(), str(path))
+        return images.decode(read_regular(path), str(path))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); give an image file") from None
     except BrokenImage as error:

@@ -22,7 +22,7 @@ from typing import Any
 from evalkit import catalog, records
 from evalkit.engine.evaluate import Options, Session, load
 from evalkit.errors import RecordError
-from evalkit.files import temporary_folder
+from evalkit.files import read_regular, temporary_folder
 from evalkit.progress import RichProgress
 from evalkit.records import Record
 from evalkit.types import Suite
@@ -256,7 +256,7 @@ def read(path: Path) -> Baseline:
     if not path.exists():
         raise RecordError(f"{path}: no baseline to hold this suite to; write one with --update --reason TEXT")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_regular(path))
         if content["schema"] != SCHEMA:
             raise RecordError(f"{path} has schema {content['schema']}, this evalkit reads {SCHEMA}; update evalkit")
         cells = {

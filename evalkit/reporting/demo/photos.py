@@ -12,6 +12,7 @@ from PIL import Image
 from evalkit import catalog
 from evalkit.datasets import images
 from evalkit.errors import BrokenImage, UsageError
+from evalkit.files import read_regular
 
 SHOWN = 480
 """Longer side in pixels of a photograph on the page."""
@@ -67,7 +68,7 @@ def read(path: Path, limits: Limits, name: str = "", at: tuple[float, float] = (
                 f"{called} has {weight / 1e6:.1f} MB; at most {limits.max_mb:g} MB are taken: save it smaller, "
                 "or start the demo with a larger --max-mb"
             )
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise UsageError(f"{called} cannot be read ({error.strerror}); choose it again") from None
     try:

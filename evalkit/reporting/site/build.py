@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from evalkit.errors import UsageError
+from evalkit.files import read_regular
 from evalkit.reporting.site import encoder_page, front, parts, recipe_page
 from evalkit.reporting.site.board import Board
 from evalkit.reporting.site.parts import Picture
@@ -25,7 +26,7 @@ def check(out: Path) -> None:
 
 def _is_report(out: Path) -> bool:
     try:
-        return f'content="{parts.GENERATOR}"' in (out / "index.html").read_text("utf-8", "replace")
+        return f'content="{parts.GENERATOR}"' in read_regular(out / "index.html").decode("utf-8", "replace")
     except OSError:
         return False
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from pathlib import Path
 
+from evalkit.errors import NotARegularFile
+from evalkit.files import read_regular
 from evalkit.reporting.html import Safe, sentence, tag
 from evalkit.reporting.site import plots
 from evalkit.types import Manifest
@@ -17,9 +20,8 @@ DRAWN = 400
 def read(path: Path) -> dict[str, list[tuple[float, float]]]:
     """(step, value) by column; columns without two numbers are left out, and all where the file is no such log."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error):
+        rows = list(csv.DictReader(io.StringIO(read_regular(path).decode("utf-8"), newline="")))
+    except (OSError, UnicodeDecodeError, csv.Error, NotARegularFile):
         return {}
     found: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
