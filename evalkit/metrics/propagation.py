@@ -238,18 +238,27 @@ def _answers(similar: Tensor, queries: Tensor, keys: Tensor, labels: Tensor, rul
     open_ = (values[:, -1:] >= bound).any(dim=1).nonzero()[:, 0] if values.shape[1] < similar.shape[1] else index[:0, 0]
     which, place = near(values, bound, slack)
     values[which, place] = of_pairs(queries, lambda rows: keys.index_select(0, rows), which, index[which, place])
-    answers = (_weights(values, wanted, rules)[..., None] * labels[index]).sum(dim=1).float()
+    answers = _carried(values, index, labels, wanted, rules)
     if len(open_):
         rows = above(queries[open_], keys, similar[open_], bound[open_])
-        answers[open_] = (_weights(rows, wanted, rules) @ labels.double()).float()
+        most = max(wanted, int((rows > -torch.inf).sum(dim=1).max()))
+        answers[open_] = _carried(*rows.topk(most), labels, wanted, rules)
     return answers
 
 
-def _weights(values: Tensor, wanted: int, rules: Rules) -> Tensor:
-    """(Q, K) float64, so that no order of equals shows: of the `wanted` largest of each row and what equals the last of
-    them; 0 for the others."""
-    last = values.topk(wanted).values[:, -1:]
-    return (values.masked_fill(values < last, -torch.inf).double() / rules.temperature).softmax(dim=1)
+def _carried(values: Tensor, index: Tensor, labels: Tensor, wanted: int, rules: Rules) -> Tensor:
+    """(Q, C) float32: labels (N, C) at `index` (Q, K), weighted by the `wanted` largest of the values (Q, K) of each row and
+    what equals the last of them. Sums go from the largest to the smallest: no order of equals shows, and no width."""
+    values, order = values.double().sort(dim=1, descending=True)
+    powers = values.masked_fill_(values < values[:, wanted - 1 : wanted], -torch.inf)
+    powers = powers.sub_(powers[:, :1].clone()).div_(rules.temperature).exp_()
+    shares = (powers / _summed(powers))[..., None] * labels[index.gather(1, order)]
+    return _summed(shares.sort(dim=1, descending=True).values)[:, 0].float()
+
+
+def _summed(falling: Tensor) -> Tensor:
+    """Sums over dimension 1, which stays, one after another: `sum` would choose its own order."""
+    return falling.cumsum(dim=1)[:, -1:]
 
 
 def _check_first(features: Tensor, mask: Any) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 from evalkit import catalog, records
 from evalkit.engine.evaluate import Options, Session, load
 from evalkit.errors import RecordError
-from evalkit.files import read_regular, temporary_folder
+from evalkit.files import read_regular, temporary_folder, write_atomically
 from evalkit.progress import RichProgress
 from evalkit.records import Record
 from evalkit.types import Suite
@@ -245,10 +245,7 @@ def write(baseline: Baseline, path: Path) -> None:
             lines.append(json.dumps(score))
     content = {"schema": SCHEMA, **asdict(baseline), "cells": nested}
     text = re.sub(r'"line (\d+)"', lambda found: lines[int(found[1])], json.dumps(content, indent=1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    partial.write_text(text + "\n")
-    partial.replace(path)
+    write_atomically(path, lambda part: part.write_text(text + "\n"))
 
 
 def read(path: Path) -> Baseline:
