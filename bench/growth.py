@@ -28,6 +28,7 @@ from torch import Tensor
 
 from evalkit import catalog, records
 from evalkit.features import shards
+from evalkit.features.decoding import Pack
 from evalkit.features.forward import Forward, pipelined
 from evalkit.features.key import Request
 from evalkit.features.store import FeatureStore
@@ -156,25 +157,18 @@ class Dim:
     def encode(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: Any = True) -> tuple[Tokens, ...]:
         """Constant tokens."""
         tokens = torch.ones(len(images), 197, DIM)
-        return (Tokens(tokens[:, 0], tokens[:, 1:].reshape(len(images), 14, 14, 384)),)
-
-
-@dataclass(frozen=True)
-class Pack:
-    """A batch as decoding gives it."""
-
-    images: Tensor
+        return (Tokens(tokens[:, 0], tokens[:, 1:].reshape(len(images), 14, 14, DIM)),)
 
 
 def extracting(images: int, _: Path) -> Work:
     """Batches of decoded images to gathered rows."""
     request = Request(("cls", "mean")).resolved(12)
     forward = Forward(Dim(), View(224, 256), request, torch.device("cpu"), "fp32")  # type: ignore[arg-type]
-    batch = Pack(torch.zeros(64, 3, 224, 224, dtype=torch.uint8))
+    batch = Pack(tuple(range(64)), torch.zeros(64, 3, 224, 224, dtype=torch.uint8), (), 64)
 
     def work() -> None:
         gathered = Gathered(images)
-        for _, rows in pipelined(forward, [batch] * (images // 64)):  # type: ignore[list-item]
+        for _, rows in pipelined(forward, [batch] * (images // 64)):
             gathered.add(rows, 64)
 
     return work
@@ -253,7 +247,7 @@ EVERY = (
     Growing("linear sweep", "images", (8_192, 16_384, 32_768), sweeping),
     Growing("logistic regression", "images", (10_000, 20_000, 40_000), regressing),
     Growing("segmentation, steps", "crops", (8, 16, 32), stepping),
-    Growing("segmentation, windows", "photos", (4, 8, 16), sliding),
+    Growing("segmentation, windows", "photos", (64, 128, 256), sliding),
     Growing("video propagation", "frames", (8, 16, 32), propagating),
     Growing("extraction", "images", (512, 1_024, 2_048), extracting),
     Growing("store", "shards", (64, 128, 256), opening),
