@@ -38,9 +38,10 @@ table: $(READY) ## the same for another suite: make table SUITE=mini [ENCODERS="
 	@$(BIN)/evalkit eval $(ENCODERS) --suite $(SUITE) --out $(RUNS)
 	@$(BIN)/evalkit table $(SUITE) --out $(RUNS) --write
 
-tables: $(READY) ## measure the suites of reports/ and write its tables
+tables: $(READY) ## measure the suites of reports/ and write its tables [EVALKIT_DATA=... for CIFAR-10]
 	@$(BIN)/evalkit eval --suite demo --out $(RUNS)
 	@$(BIN)/evalkit eval --suite mini --out $(RUNS)
+	@test -z "$(EVALKIT_DATA)" || $(BIN)/evalkit eval --suite zoo --limit 4000 --out $(RUNS)
 	@$(BIN)/python reports/tables.py $(RUNS)
 
 regress: $(READY) ## measure a suite anew and fail where a number moved: make regress [SUITE=mini]

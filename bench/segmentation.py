@@ -10,7 +10,9 @@ What:   step: one step at the paper's settings (ViT-S/16 of random weights, 512 
 Run:    python bench/segmentation.py [--quick] [--device cpu|cuda] [--threads N] [--batch N]. Each line: name, values,
         target, met or NOT MET; exit code 1 where not met.
 Expect: a step at most 1.8 times the forward, a cached iteration at most 1.1 times the step alone, sliding never slower
-        than one window at a time (1.05 allowed for noise; on a GPU at least 2 times faster).
+        than one window at a time (1.05 allowed for noise; on a GPU at least 2 times faster). The maps are equal but for
+        pixels whose two best classes are as close as a product rounds: of other batches it rounds differently on some
+        processors (5.7e-6 of the pixels on an AMD EPYC, none on an Intel Xeon and on another EPYC).
 """
 
 from __future__ import annotations
@@ -162,7 +164,7 @@ def sliding(bench: Bench, photos: int) -> bool:
     faster = 2.0 if bench.device.type == "cuda" else 1 / 1.05
     each = f"in batches {mine / photos * 1e3:.0f} ms  one at a time {other / photos * 1e3:.0f} ms per photo"
     values = f"{each}  ratio {other / mine:.2f}  pixels that differ {differ:.1e}"
-    good = report("sliding", values, f">= {faster:.2f}", other >= faster * mine and differ < 1e-3)
+    good = report("sliding", values, f">= {faster:.2f}", other >= faster * mine and differ < 1e-4)
     values = f"of {at_once} {mine / photos * 1e3:.0f} ms  of one {alone / photos * 1e3:.0f} ms per photo  ratio {alone / mine:.2f}"
     return report("batches", values, f">= {1 / 1.05:.2f}", alone * 1.05 >= mine) and good
 

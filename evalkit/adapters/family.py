@@ -281,14 +281,10 @@ def readings(layout: Layout, raw: RawCheckpoint, wanted: str = "", prefix: str =
     wrappers.check_single(plain, entries if len(entries) > 1 else frozenset())
     try:
         parts = take(layout, plain, wanted)
-    except UsageError:
-        raise
     except CheckpointError:
-        if _held(layout, plain):  # the family's own file, and not of this network
-            raise
-        found = wrappers.unwrap(plain)
-        if not found:
-            raise
+        found = (
+            [] if _held(layout, plain) else wrappers.unwrap(plain)
+        )  # held: the family's own file, without this network
         if (wrapped := _wanted(layout, plain, found, wanted)) is None:
             raise
         yield _unwrapped(layout, plain, wrapped, wanted, inside)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from evalkit.errors import ProtocolError
 from evalkit.probing import schedules
 from evalkit.probing.heads import Heads
+from evalkit.probing.lanes import one_thread
 from evalkit.probing.resume import Between, Watch
 from evalkit.types import Batch, Checkpoint
 
@@ -98,11 +99,12 @@ def fit(
     between, passes = between or Between(), plan.passes(len(labels))
     for epoch in track(range(between.resume(stacks, passes), passes)):
         shuffled = order(epoch).to(labels.device)
-        for step in range(plan.left(epoch, len(labels))):
-            rows = shuffled[step * plan.batch : (step + 1) * plan.batch]
-            factor = plan.factor(epoch, step, len(labels))
-            for key, heads in stacks.items():
-                heads.step(features[key][rows], labels[rows], factor)
+        with one_thread(plan.batch * max(len(of) * of.classes * of.dim for of in stacks.values())):
+            for step in range(plan.left(epoch, len(labels))):
+                rows = shuffled[step * plan.batch : (step + 1) * plan.batch]
+                factor = plan.factor(epoch, step, len(labels))
+                for key, heads in stacks.items():
+                    heads.step(features[key][rows], labels[rows], factor)
         between.after(epoch + 1, stacks, last=epoch + 1 == passes)
 
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from evalkit.probing.lanes import lanes
+from evalkit.probing.lanes import SMALL, lanes, one_thread
 from tests.waiting import HANG
 
 
@@ -83,3 +83,15 @@ def test_results_are_not_hoarded():
 
 def test_no_piece_is_no_result():
     assert list(lanes(lambda piece, stop: piece, [], 2)) == []
+
+
+@pytest.mark.parametrize(("multiplications", "threads"), [(SMALL - 1, 1), (SMALL, 2)])
+def test_small_steps_run_on_one_thread_and_what_was_set_comes_back(multiplications, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_thread(multiplications):
+            inside = torch.get_num_threads()
+        assert (inside, torch.get_num_threads()) == (threads, 2)
+    finally:
+        torch.set_num_threads(before)
