@@ -282,9 +282,8 @@ def readings(layout: Layout, raw: RawCheckpoint, wanted: str = "", prefix: str =
     try:
         parts = take(layout, plain, wanted)
     except CheckpointError:
-        found = (
-            [] if _held(layout, plain) else wrappers.unwrap(plain)
-        )  # held: the family's own file, without this network
+        own = _held(layout, plain)  # the family's own file, without this network: no wrapping hides it
+        found = [] if own else wrappers.unwrap(plain)
         if (wrapped := _wanted(layout, plain, found, wanted)) is None:
             raise
         yield _unwrapped(layout, plain, wrapped, wanted, inside)

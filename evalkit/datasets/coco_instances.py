@@ -185,24 +185,19 @@ def _read(tree: Tree, path: str, config: Config) -> tuple[list[str], Outlines]:
     images = {row["id"]: row for row in coco_json.unique(document["images"], where, "image")}
     labels = {id: label for label, id in enumerate(categories, start=int(config.background))}
     rows = coco_json.unique(document["annotations"], where, "annotation")
-    lost, found = [], []
     left_out: dict[str, list[int]] = {}
-    unusable: list[coco_json.Unusable] = []
+    outlined = []
     for each in rows:
         row, odd = coco_outlines.cleared(each)
         if odd:
             left_out.setdefault(odd, []).append(row["id"])
-        if odd in (coco_outlines.NOTHING, coco_outlines.SHORT):
-            continue
-        if problem := coco_json.reference_problem(row, images, labels):
-            lost.append(f"annotation {row['id']}: {problem}")
-            continue
-        photo = images[row["image_id"]]
-        if problem := coco_json.box_problem(row, photo) or coco_outlines.problem(row, photo):
-            unusable.append(coco_json.Unusable(row["id"], photo["file_name"], row["category_id"], problem))
-        else:
-            found.append((photo["file_name"], coco_outlines.outline(row, labels[row["category_id"]], photo)))
-    coco_json.refuse(where, lost)
+        if odd not in (coco_outlines.NOTHING, coco_outlines.SHORT):
+            outlined.append(row)
+    placed = coco_json.referenced(outlined, images, labels, where)
+    kept, unusable = coco_json.usable(
+        placed, lambda row, photo: coco_json.box_problem(row, photo) or coco_outlines.problem(row, photo)
+    )
+    found = [(photo["file_name"], coco_outlines.outline(row, labels[row["category_id"]], photo)) for row, photo in kept]
     found.sort(key=lambda item: (item[0], item[1].id))
     of = {photo: tuple(item for _, item in items) for photo, items in groupby(found, key=lambda item: item[0])}
     of = {photo: of.get(photo, ()) for photo in sorted({*of, *(item.photo for item in unusable)})}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from evalkit.datasets.files import Tree, missing
@@ -17,6 +17,12 @@ from evalkit.types import Box
 
 Needs = Mapping[str, Mapping[str, type]]
 """Keys that each entry must have, and their types, by part of the document."""
+
+Row = Mapping[str, Any]
+"""An entry of a part."""
+
+Placed = tuple[Row, Row]
+"""An annotation and the entry of its photo."""
 
 SPLITS = {"train": "train2017", "val": "val2017", "train2017": "train2017", "val2017": "val2017"}
 
@@ -77,8 +83,31 @@ def category_names(document: Mapping[str, Any], where: str) -> dict[int, str]:
     return found
 
 
-def reference_problem(row: Mapping[str, Any], images: Mapping[Any, Any], categories: Iterable[Any]) -> str:
-    """That an annotation names an image or a category that is not listed, "" where both are."""
+def referenced(rows: Iterable[Row], images: Mapping[Any, Row], categories: Iterable[Any], where: str) -> list[Placed]:
+    """Annotations with the entries of their photos. Raises DatasetError where some name an image or a category that is not
+    listed."""
+    lost, found = [], []
+    for row in rows:
+        if problem := _reference_problem(row, images, categories):
+            lost.append(f"annotation {row['id']}: {problem}")
+        else:
+            found.append((row, images[row["image_id"]]))
+    refuse(where, lost)
+    return found
+
+
+def usable(rows: Iterable[Placed], problem: Callable[[Row, Row], str]) -> tuple[list[Placed], list[Unusable]]:
+    """The annotations that can be, and the others. problem: what is wrong with one, "" where nothing is."""
+    kept, others = [], []
+    for row, photo in rows:
+        if why := problem(row, photo):
+            others.append(Unusable(row["id"], photo["file_name"], row["category_id"], why))
+        else:
+            kept.append((row, photo))
+    return kept, others
+
+
+def _reference_problem(row: Row, images: Mapping[Any, Row], categories: Iterable[Any]) -> str:
     if row["image_id"] not in images:
         return f"its image {row['image_id']} is not listed"
     if row["category_id"] not in categories:
@@ -86,7 +115,7 @@ def reference_problem(row: Mapping[str, Any], images: Mapping[Any, Any], categor
     return ""
 
 
-def box_problem(row: Mapping[str, Any], image: Mapping[str, Any]) -> str:
+def box_problem(row: Row, image: Row) -> str:
     """What is wrong with an annotation's box, "" where nothing is: no four finite numbers, a negative side, more than a pixel
     outside the photo. image: the entry of its photo."""
     box = row["bbox"]

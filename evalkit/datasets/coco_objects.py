@@ -135,22 +135,13 @@ def instances(tree: Tree, name: str) -> Annotations:
     categories = coco_json.category_names(document, where)
     images = {row["id"]: row for row in coco_json.unique(document["images"], where, "image")}
     sizes = {row["file_name"]: (row["width"], row["height"]) for row in images.values()}
-    found: list[Instance] = []
-    lost: list[str] = []
-    unusable: list[coco_json.Unusable] = []
-    for row in coco_json.unique(document["annotations"], where, "annotation"):
-        if problem := coco_json.reference_problem(row, images, categories):
-            lost.append(f"annotation {row['id']}: {problem}")
-            continue
-        if row.get("iscrowd"):
-            continue
-        image = images[row["image_id"]]
-        if problem := coco_json.box_problem(row, image):
-            unusable.append(coco_json.Unusable(row["id"], image["file_name"], row["category_id"], problem))
-        else:
-            category = categories[row["category_id"]]
-            found.append(Instance(row["id"], image["file_name"], category, coco_json.corners(row["bbox"])))
-    coco_json.refuse(where, lost)
+    rows = coco_json.unique(document["annotations"], where, "annotation")
+    placed = coco_json.referenced(rows, images, categories, where)
+    kept, unusable = coco_json.usable([pair for pair in placed if not pair[0].get("iscrowd")], coco_json.box_problem)
+    found = [
+        Instance(row["id"], photo["file_name"], categories[row["category_id"]], coco_json.corners(row["bbox"]))
+        for row, photo in kept
+    ]
     return Annotations(categories, sizes, sorted(found, key=lambda item: (item.photo, item.id)), unusable)
 
 

@@ -86,17 +86,12 @@ def people(tree: Tree, year: str) -> People:
     names = [row["file_name"] for row in images.values()]
     if len(set(names)) < len(names):
         raise DatasetError(f"{where}: {len(names) - len(set(names))} photos are listed under two image ids")
-    persons, lost, unusable = [], [], []
-    for row in coco_json.unique(found["annotations"], where, "annotation"):
-        if problem := coco_json.reference_problem(row, images, categories):
-            lost.append(f"annotation {row['id']}: {problem}")
-            continue
-        photo = images[row["image_id"]]
-        if problem := coco_json.box_problem(row, photo) or _keypoint_problem(row):
-            unusable.append(coco_json.Unusable(row["id"], photo["file_name"], row["category_id"], problem))
-        else:
-            persons.append(_person(row, photo["file_name"]))
-    coco_json.refuse(where, lost)
+    rows = coco_json.unique(found["annotations"], where, "annotation")
+    placed = coco_json.referenced(rows, images, categories, where)
+    kept, unusable = coco_json.usable(
+        placed, lambda row, photo: coco_json.box_problem(row, photo) or _keypoint_problem(row)
+    )
+    persons = [_person(row, photo["file_name"]) for row, photo in kept]
     persons.sort(key=lambda person: (person.photo, person.id))
     sizes = {row["file_name"]: (row["width"], row["height"]) for row in images.values()}
     return People(tuple(persons), sizes, {row["file_name"]: row["id"] for row in images.values()}, unusable)
@@ -105,7 +100,7 @@ def people(tree: Tree, year: str) -> People:
 def verified(tree: Tree) -> list[str]:
     """What is wrong with the two files and the photos that they list: a line each."""
     problems = []
-    for year in coco_json.SPLITS.values():
+    for year in ("train2017", "val2017"):
         try:
             found = people(tree, year)
             coco_json.refuse(tree.where(json_path(year)), list(map(str, found.unusable)))
