@@ -23,7 +23,7 @@ from evalkit.cli import (
     show,
     table,
 )
-from evalkit.cli.strict import SHOWN, Strict, shown
+from evalkit.cli.strict import Strict, printable
 from evalkit.errors import EvalkitError
 from evalkit.version import __version__
 
@@ -69,35 +69,19 @@ def _root(
     pass
 
 
-def _printable(text: str) -> str:
-    """Names that come out of files may hold terminal codes, or halves of characters that cannot be written; what a person
-    typed is repeated in one line and not at any length."""
-    for word in sorted((word for said in sys.argv[1:] for word in _words(said)), key=len, reverse=True):
-        text = text.replace(word, shown(word))
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
-
-
-def _words(said: str) -> list[str]:
-    """What a message may repeat of one argument, where that is long or has line breaks: as it is, as Python quotes it, and
-    as the value after its option's name."""
-    if said.isprintable() and len(said) <= SHOWN:
-        return []
-    return [form for part in {said, said.partition("=")[2]} - {""} for form in (part, repr(part)[1:-1])]
-
-
 def main() -> None:
     """Run the command line: an EvalkitError, or what a file system refuses, is one message and exit code 1, a wrong option
     exit code 2."""
     try:
         app()
     except EvalkitError as error:
-        typer.echo(f"evalkit: {_printable(str(error))}", err=True)
+        typer.echo(f"evalkit: {printable(str(error))}", err=True)
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"evalkit: {_printable(place + (error.strerror or str(error)))}", err=True)
+        typer.echo(f"evalkit: {printable(place + (error.strerror or str(error)))}", err=True)
         sys.exit(1)
 
 

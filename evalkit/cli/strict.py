@@ -49,14 +49,9 @@ class Strict(TyperGroup):
             if type(error).__name__ == "NoArgsIsHelpError":
                 error.show()  # type: ignore[attr-defined]
             else:
-                typer.echo(f"evalkit: {_one_line(told())}; {_help(error)}", err=True)
+                typer.echo(f"evalkit: {printable(told()).removesuffix('.')}; {_help(error)}", err=True)
             sys.exit(error.exit_code)  # type: ignore[attr-defined]
         sys.exit(code if isinstance(code, int) else 0)
-
-
-def _one_line(text: str) -> str:
-    printable = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
-    return printable.removesuffix(".")
 
 
 def _help(error: Any) -> str:
@@ -116,3 +111,19 @@ def shown(text: Any) -> str:
     """A person's own words as a message repeats them: in one line, and not for ever."""
     printable = "".join(c if c.isprintable() else "?" for c in str(text))
     return printable if len(printable) <= SHOWN else f"{printable[: SHOWN // 2]}...{printable[-SHOWN // 4 :]}"
+
+
+def printable(text: str) -> str:
+    """Names that come out of files may hold terminal codes, or halves of characters that cannot be written; what a person
+    typed is repeated in one line and not at any length."""
+    for word in sorted((word for said in sys.argv[1:] for word in _words(said)), key=len, reverse=True):
+        text = text.replace(word, shown(word))
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
+def _words(said: str) -> list[str]:
+    """What a message may repeat of one argument, where that is long or has line breaks: as it is, as Python quotes it, and
+    as the value after its option's name."""
+    if said.isprintable() and len(said) <= SHOWN:
+        return []
+    return [form for part in {said, said.partition("=")[2]} - {""} for form in (part, repr(part)[1:-1])]

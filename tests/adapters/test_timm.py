@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evalkit import adapters
-from evalkit.adapters import specs
+from evalkit.adapters import specs, twins
 from evalkit.adapters import timm as family
 from evalkit.errors import FeatureError, KeyMismatch, NoProjection, UnknownName, Unsupported, UsageError
 from evalkit.types import Manifest, Preprocessing
@@ -216,6 +216,18 @@ def test_a_table_of_another_native_size(grid, told, tmp_path):
     with torch.no_grad():
         truth = model.forward_features(x)
     assert torch.equal(encoder.encode(x)[0].cls, truth[:, 0])
+
+
+def test_the_untrained_twin_has_the_grid_of_its_encoder(tmp_path):
+    """And another name than the twin of another grid."""
+    found = {}
+    for grid in ((7, 7), (5, 8), (8, 5)):
+        path = _saved(tmp_path / "x.pth", _wide(grid).state_dict())
+        encoder = adapters.load(replace(MANIFEST, arch="test_vit", grid=grid), path)
+        twin = twins.of(encoder)
+        assert twin.model.patch_embed.grid_size == grid
+        found[twin.spec.id] = grid
+    assert len(found) == 3
 
 
 def test_a_rectangle_that_is_not_told_is_refused(tmp_path):

@@ -148,6 +148,7 @@ def test_it_is_said_in_one_line(
         (["nosuch"], "No such command 'nosuch'; evalkit --help says what there is"),
         (["compare", "a"], "Missing argument 'other'"),
         (["table", "mini", "a\nb"], "unexpected extra argument"),
+        (["eval", "--" + NAME], "No such option: --xxx"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_with_exit_code_2(
@@ -156,6 +157,7 @@ def test_a_wrong_command_line_is_one_line_with_exit_code_2(
     assert run(line, monkeypatch) == 2
     said = capsys.readouterr().err
     assert said.startswith("evalkit: ") and said.count("\n") == 1 and words_of_it in said, said
+    assert len(said) < 500
 
 
 def test_what_a_file_system_refuses_is_a_line_too(

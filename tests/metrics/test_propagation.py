@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from evalkit.errors import ProtocolError, UsageError
 from evalkit.metrics import propagation
@@ -185,3 +186,16 @@ def test_the_four_loops_of_the_oracle_are_a_window():
     near = plain.neighbourhood(5, 6, 2).reshape(5, 6, 5, 6)
     for i, j, p, q in itertools.product(range(5), range(6), range(5), range(6)):
         assert bool(near[i, j, p, q]) == (max(abs(i - p), abs(j - q)) <= 2)
+
+
+def test_neither_the_order_nor_the_number_of_columns_shows_in_what_is_carried():
+    """Sixths of float32 labels often lie halfway between two float32: there the order of a sum decides the last bit."""
+    rng, rules = torch.Generator().manual_seed(0), propagation.Rules()
+    labels = 0.25 + 0.75 * torch.rand(600, 2, generator=rng)
+    values, index = torch.full((2000, 6), 0.5), torch.randint(600, (2000, 6), generator=rng)
+    plain = propagation._carried(values, index, labels, 5, rules)
+    for _ in range(3):
+        shuffled = index[:, torch.randperm(6, generator=rng)]
+        assert torch.equal(propagation._carried(values, shuffled, labels, 5, rules), plain)
+    wider = F.pad(values, (2, 7), value=-1.0), F.pad(index, (2, 7))
+    assert torch.equal(propagation._carried(*wider, labels, 5, rules), plain)
